@@ -1,0 +1,41 @@
+# make run    the site with its sandbox on http://127.0.0.1:8000/
+# make test   every test, on SQLite and, where one answers, on PostgreSQL
+# make lint   format, lint, types, layers, migrations
+
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3 python \
+	$${PYENV_ROOT:-$$HOME/.pyenv}/versions/*/bin/python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null \
+	&& { echo $$python; break; }; done)
+BIN := .venv/bin
+
+.PHONY: setup run test lint format
+.DEFAULT_GOAL := run
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt tests/requirements.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.12 or later with venv was found. Install one, or name it: make setup PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+run: setup
+	@$(BIN)/python -m project.development dotenv
+	@$(BIN)/python manage.py migrate --verbosity 0
+	@$(BIN)/python -m project.development users
+	@$(BIN)/honcho start
+
+test: setup
+	@$(BIN)/python -m tests.run $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python manage.py makemigrations --check --dry-run
+
+format: setup
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .

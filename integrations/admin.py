@@ -1,0 +1,216 @@
+"""The admin for staff: what is linked and what needs help, and never a secret.
+
+Nothing here is editable, because no edit could do anything but break a link. What staff can do
+about one are the two actions, which call services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth import get_user_model
+from django.db import models
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from . import services
+from .exceptions import IntegrationsError
+from .models import LinkStatus, UsersIntegrations
+from .services.status import health_message
+
+
+class StravaStatusFilter(admin.SimpleListFilter):
+    title = _("Strava")
+    parameter_name = "strava"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return list(LinkStatus.choices)
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        if self.value() in LinkStatus.values:
+            return queryset.with_strava_status(self.value())
+        return queryset
+
+
+class StravaExpiryFilter(admin.SimpleListFilter):
+    title = _("Strava token")
+    parameter_name = "strava_token_age"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("fresh", _("Fresh")), ("expired", _("Expired"))]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        now = timezone.now()
+        match self.value():
+            case "fresh":
+                return queryset.filter(strava_token_expires_at__gt=now)
+            case "expired":
+                return queryset.filter(strava_token_expires_at__lte=now)
+        return queryset
+
+
+class StravaScopeFilter(admin.SimpleListFilter):
+    title = _("Strava scopes")
+    parameter_name = "strava_scope"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        granted = (
+            UsersIntegrations.objects.exclude(strava_scope="")
+            .order_by("strava_scope")
+            .values_list("strava_scope", flat=True)
+            .distinct()
+        )
+        return [(scope, scope.replace(",", ", ")) for scope in granted[:50]]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset.filter(strava_scope=self.value()) if self.value() else queryset
+
+
+@admin.register(UsersIntegrations)
+class UsersIntegrationsAdmin(admin.ModelAdmin):
+    list_display = (
+        "user",
+        "strava",
+        "strava_health",
+        "strava_token_expires_at",
+        "scopes",
+        "garminconnect",
+    )
+    list_filter = (
+        StravaStatusFilter,
+        StravaExpiryFilter,
+        ("strava_error", admin.AllValuesFieldListFilter),
+        StravaScopeFilter,
+    )
+    list_select_related = ("user",)
+    list_per_page = 100
+    show_full_result_count = False
+    ordering = ("-id",)
+    actions = ("refresh_strava", "disconnect_strava")
+    fieldsets = (
+        (None, {"fields": ("user", "created_at")}),
+        (
+            _("Strava"),
+            {
+                "fields": (
+                    "strava",
+                    "strava_health",
+                    "strava_athlete_id",
+                    "scopes",
+                    "strava_app",
+                    "strava_linked_at",
+                    "strava_refreshed_at",
+                    "strava_token_expires_at",
+                    "strava_relink_required_at",
+                    "strava_failures",
+                    "strava_retry_at",
+                    "strava_sync_gear",
+                )
+            },
+        ),
+        (_("Garmin Connect"), {"fields": ("garminconnect", "garminconnect_sync_gear")}),
+    )
+
+    def get_search_fields(self, request: HttpRequest) -> list[str]:
+        """By user, whatever the host project's user model calls its fields."""
+        user = get_user_model()
+        names = {user.USERNAME_FIELD, user.get_email_field_name(), "first_name", "last_name"}
+        text = (models.CharField, models.TextField)
+        return [
+            f"user__{field.name}"
+            for field in user._meta.get_fields()
+            if field.name in names and isinstance(field, text)
+        ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[UsersIntegrations]:
+        # A second lock on the door: what is never loaded can never be shown. Of the tokens
+        # only whether they are there is needed.
+        return super().get_queryset(request).defer(
+            "strava_client_secret",
+            "strava_state",
+            "strava_pending_client_id",
+            "strava_pending_client_secret",
+            "strava_refresh_token",
+        )
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_act_on_links_permission(self, request: HttpRequest) -> bool:
+        """Who may use the actions: Django's change permission, though no form uses it."""
+        return request.user.has_perm("integrations.change_usersintegrations")
+
+    @admin.display(description=_("Strava"))
+    def strava(self, row: UsersIntegrations) -> str:
+        return str(row.strava_status.label)
+
+    @admin.display(description=_("Garmin Connect"))
+    def garminconnect(self, row: UsersIntegrations) -> str:
+        return str(row.garminconnect_status.label)
+
+    @admin.display(description=_("Health"), ordering="strava_error")
+    def strava_health(self, row: UsersIntegrations) -> str:
+        if row.strava_status == LinkStatus.NOT_LINKED:
+            return ""
+        return health_message(row.strava_error) if row.strava_error else str(_("Good"))
+
+    @admin.display(description=_("Scopes"), ordering="strava_scope")
+    def scopes(self, row: UsersIntegrations) -> str:
+        return ", ".join(row.strava_scopes)
+
+    @admin.display(description=_("Strava app"))
+    def strava_app(self, row: UsersIntegrations) -> str:
+        if row.has_secret("strava_client_id"):
+            return str(_("The athlete’s own"))
+        return str(_("The site’s")) if row.strava_status != LinkStatus.NOT_LINKED else ""
+
+    @admin.action(description=_("Refresh Strava tokens now"), permissions=["act_on_links"])
+    def refresh_strava(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
+        self._for_each(
+            request,
+            queryset,
+            services.refresh_strava_access_token,
+            lambda n: ngettext("%d token refreshed.", "%d tokens refreshed.", n) % n,
+            _("Strava token refreshed by hand."),
+        )
+
+    @admin.action(description=_("Disconnect from Strava"), permissions=["act_on_links"])
+    def disconnect_strava(
+        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
+    ) -> None:
+        self._for_each(
+            request,
+            queryset,
+            services.disconnect_strava,
+            lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
+            _("Disconnected from Strava by hand."),
+        )
+
+    def _for_each(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[UsersIntegrations],
+        service: Callable[[int], Any],
+        summary: Callable[[int], str],
+        trail: Any,
+    ) -> None:
+        """Run a service for each row: one that fails is named and stops no other."""
+        count = 0
+        for row in queryset.select_related("user"):
+            try:
+                service(row.user_id)
+            except IntegrationsError as exc:
+                self.message_user(request, f"{row.user}: {exc.user_message}", messages.WARNING)
+            else:
+                count += 1
+                self.log_change(request, row, str(trail))
+        if count:
+            self.message_user(request, summary(count), messages.SUCCESS)

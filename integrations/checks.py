@@ -1,0 +1,64 @@
+"""System checks: what an operator should know before an athlete finds out."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from . import conf
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@register(Tags.security)
+def check_fernet_keys(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    keys = getattr(settings, "FERNET_KEYS", None) or []
+    if not keys:
+        message = "FERNET_KEYS is not set: tokens are encrypted with a key made from SECRET_KEY."
+        hint = "Set FERNET_KEYS to one random key, so that SECRET_KEY can be changed by itself."
+        if settings.DEBUG:
+            return []
+        return [Error(message, hint=hint, id="integrations.E001")]
+    if not settings.DEBUG and any(len(key) < 32 or len(set(key)) < 8 for key in keys):
+        return [
+            Error(
+                "A key in FERNET_KEYS is too weak.",
+                hint="Every key needs at least 32 random characters.",
+                id="integrations.E002",
+            )
+        ]
+    return []
+
+
+@register(Tags.security)
+def check_provider_urls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Error(
+            f"{name} is not an https address: tokens would cross the network in the clear.",
+            id="integrations.E003",
+        )
+        for name, url in (
+            ("STRAVA_OAUTH_URL", conf.strava_oauth_url()),
+            ("STRAVA_API_URL", conf.strava_api_url()),
+        )
+        if urlsplit(url).scheme != "https" and urlsplit(url).hostname not in _LOOPBACK
+    ]
+
+
+@register
+def check_strava_client(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    given = [
+        bool(getattr(settings, name, "")) for name in ("STRAVA_CLIENT_ID", "STRAVA_CLIENT_SECRET")
+    ]
+    if any(given) and not all(given):
+        return [
+            Warning(
+                "Only one of STRAVA_CLIENT_ID and STRAVA_CLIENT_SECRET is set: the site counts "
+                "as having no Strava app of its own.",
+                id="integrations.W001",
+            )
+        ]
+    return []

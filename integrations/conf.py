@@ -1,0 +1,62 @@
+"""The only reader of Django's settings in this app; each value is read when it is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+DEFAULTS: dict[str, Any] = {
+    "STRAVA_CLIENT_ID": "",
+    "STRAVA_CLIENT_SECRET": "",
+    "STRAVA_SCOPES": ["read", "profile:read_all"],
+    # OAuth stays at www.strava.com when the API moves to a host of its own in
+    # 2027, hence two settings. Source: https://developers.strava.com/docs/changelog/
+    "STRAVA_OAUTH_URL": "https://www.strava.com/oauth",
+    "STRAVA_API_URL": "https://www.strava.com/api/v3",
+}
+
+
+def _get(name: str) -> Any:
+    return getattr(settings, name, DEFAULTS[name])
+
+
+def fernet_keys() -> tuple[str, ...]:
+    """Every key that may open a stored secret, the one that seals new ones first."""
+    return tuple(getattr(settings, "FERNET_KEYS", None) or [settings.SECRET_KEY])
+
+
+def fernet_use_hkdf() -> bool:
+    """Whether keys are passed through HKDF (fernet_fields' own setting, on by default)."""
+    return bool(getattr(settings, "FERNET_USE_HKDF", True))
+
+
+def strava_client() -> tuple[str, str] | None:
+    """The site's own Strava app as (client_id, client_secret), or None where it has none."""
+    client_id, client_secret = _get("STRAVA_CLIENT_ID"), _get("STRAVA_CLIENT_SECRET")
+    return (str(client_id), str(client_secret)) if client_id and client_secret else None
+
+
+def strava_scopes() -> list[str]:
+    """The scopes asked for at Strava, in the order of the setting."""
+    scopes = _get("STRAVA_SCOPES")
+    if isinstance(scopes, str):
+        scopes = scopes.split(",")
+    return [scope.strip() for scope in scopes if scope.strip()]
+
+
+def strava_oauth_url() -> str:
+    """Base of Strava's OAuth endpoints, without a trailing slash."""
+    return str(_get("STRAVA_OAUTH_URL")).rstrip("/")
+
+
+def strava_api_url() -> str:
+    """Base of Strava's API, without a trailing slash."""
+    return str(_get("STRAVA_API_URL")).rstrip("/")
+
+
+def strava_origin() -> str:
+    """Scheme and host of the consent page: what `form-action` of a CSP has to allow."""
+    parts = urlsplit(strava_oauth_url())
+    return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,256 @@
+"""Every error a caller of this app can meet, in one tree under IntegrationsError.
+
+`status_code` is what an HTTP answer should carry, `code` is stable and meant for programs,
+`user_message` is meant for people: translatable, and without a secret or an internal in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.utils.translation import gettext_lazy as _
+
+
+class IntegrationsError(Exception):
+    """Base of everything this app raises on purpose."""
+
+    status_code: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    default_message: ClassVar[Any] = _(
+        "Something went wrong on our side. Nothing was lost; please try again."
+    )
+
+    def __init__(self, user_message: Any = None) -> None:
+        self._message = self.default_message if user_message is None else user_message
+        super().__init__(self._message)
+
+    @property
+    def user_message(self) -> str:
+        """What to tell the athlete, in the language active now."""
+        return str(self._message)
+
+    def __str__(self) -> str:
+        return self.user_message
+
+
+class IntegrationsNotFound(IntegrationsError):
+    """The user has no integrations row."""
+
+    status_code = 404
+    code = "not_found"
+    default_message = _("There are no integrations for this account yet.")
+
+
+class IntegrationsAlreadyExist(IntegrationsError):
+    """The user has an integrations row already."""
+
+    status_code = 409
+    code = "already_exists"
+    default_message = _("This account has its integrations already.")
+
+
+class IntegrationsDatabaseError(IntegrationsError):
+    """The database failed; nothing is half written."""
+
+    code = "database_error"
+
+
+class SecretUnreadable(IntegrationsError):
+    """No key of FERNET_KEYS opens a stored secret: a key was lost or is wrong."""
+
+    code = "secret_unreadable"
+    default_message = _(
+        "The stored connection cannot be read any more. Please connect the account again."
+    )
+
+
+class InvalidInput(IntegrationsError):
+    """A form or a redirect came with fields that are missing, doubled or malformed."""
+
+    status_code = 400
+    code = "invalid_input"
+    default_message = _("Something in this request was missing or malformed. Please try again.")
+
+
+class ClientRequired(IntegrationsError):
+    """Neither the user nor the site has a Strava app to connect with."""
+
+    status_code = 400
+    code = "client_required"
+    default_message = _(
+        "To connect, enter both the Client ID and the Client Secret of your Strava app."
+    )
+
+
+class InvalidState(IntegrationsError):
+    """The OAuth state is unknown, spent, expired or another user's."""
+
+    status_code = 400
+    code = "invalid_state"
+    default_message = _(
+        "This attempt to connect Strava has expired or was already used. "
+        "Nothing was changed. Press “Connect with Strava” to start again."
+    )
+
+
+class AccessDenied(IntegrationsError):
+    """The athlete said no at the provider's consent page (RFC 6749, section 4.1.2.1)."""
+
+    status_code = 403
+    code = "access_denied"
+    default_message = _(
+        "You chose not to give access at Strava, so nothing was changed. "
+        "You can connect at any time."
+    )
+
+
+class AthleteAlreadyLinked(IntegrationsError):
+    """The athlete is linked to another local user, about whom nothing more is said."""
+
+    status_code = 409
+    code = "athlete_already_linked"
+    default_message = _(
+        "This Strava athlete is already connected to another account here. "
+        "Disconnect it there first, or log in to Strava as someone else."
+    )
+
+
+class StravaNotLinked(IntegrationsError):
+    """The user has no link to Strava."""
+
+    status_code = 409
+    code = "not_linked"
+    default_message = _("Strava is not connected.")
+
+
+class StravaRelinkRequired(IntegrationsError):
+    """The link to Strava is dead until the athlete connects again."""
+
+    status_code = 409
+    code = "relink_required"
+    default_message = _("Strava no longer accepts this connection. Please connect Strava again.")
+
+
+class ProviderError(IntegrationsError):
+    """A provider refused, failed or could not be reached.
+
+    `is_permanent` says that asking again with the same input cannot help, `retry_after` how
+    many seconds to wait before asking again, where that is known. `provider_status` is the
+    HTTP status that was answered, None where there was no answer.
+    """
+
+    status_code = 502
+    code = "provider_error"
+    is_permanent: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        user_message: Any = None,
+        *,
+        provider_status: int | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(user_message)
+        self.provider_status = provider_status
+        self.retry_after = retry_after
+
+
+class ProviderUnavailable(ProviderError):
+    """Timed out, unreachable, or a server error."""
+
+    status_code = 503
+    code = "provider_unavailable"
+    default_message = _(
+        "Strava cannot be reached at the moment. Nothing was changed; please try again later."
+    )
+
+
+class InvalidProviderReply(ProviderError):
+    """The answer was not what the provider documents: HTML, half JSON, wrong types."""
+
+    code = "invalid_provider_reply"
+    default_message = _(
+        "Strava gave an answer that makes no sense. Nothing was changed; please try again later."
+    )
+
+
+class RateLimited(ProviderError):
+    """Too many requests of this app (HTTP 429); `retry_after` tells when its window turns."""
+
+    status_code = 429
+    code = "rate_limited"
+    default_message = _(
+        "Strava is limiting how often it may be asked. Please try again in a quarter of an hour."
+    )
+
+
+class InvalidGrant(ProviderError):
+    """The authorization code is unknown or spent (RFC 6749, section 5.2)."""
+
+    status_code = 400
+    code = "invalid_grant"
+    is_permanent = True
+    default_message = _(
+        "Strava did not accept the confirmation, perhaps because it took too long. "
+        "Nothing was changed. Press “Connect with Strava” to start again."
+    )
+
+
+class InvalidRefreshToken(InvalidGrant):
+    """The refresh token is dead: the one answer of Strava's that may end a link."""
+
+
+class InvalidClient(ProviderError):
+    """The client id or secret is not accepted (RFC 6749, section 5.2): the app's fault,
+    never the athlete's link's."""
+
+    status_code = 400
+    code = "invalid_client"
+    is_permanent = True
+    default_message = _(
+        "Strava does not know this Client ID, or the Client Secret is wrong. "
+        "Compare both with your Strava app’s settings and try again."
+    )
+
+
+class ApplicationInactive(ProviderError):
+    """The Strava app is inactive: its owner has no Strava subscription."""
+
+    status_code = 403
+    code = "application_inactive"
+    is_permanent = True
+    default_message = _(
+        "This Strava app is inactive. Its owner needs a Strava subscription and has to "
+        "reactivate the app in Strava’s API settings; then try again."
+    )
+
+
+class AthleteLimitReached(ProviderError):
+    """The Strava app may not take any more athletes."""
+
+    status_code = 403
+    code = "athlete_limit"
+    is_permanent = True
+    default_message = _(
+        "This Strava app has as many athletes as Strava lets it have, so yours could not be "
+        "added. Nothing was changed. Whoever owns the app can ask Strava for more."
+    )
+
+
+class TokenRejected(ProviderError):
+    """The access token or one of its scopes was refused (HTTP 401 at the API)."""
+
+    status_code = 409
+    code = "token_rejected"
+    is_permanent = True
+    default_message = _("Strava did not accept our access. Please connect Strava again.")
+
+
+def error_by_code(code: str) -> type[IntegrationsError]:
+    """The class that stands for a stored error code; the base for one that is gone."""
+    classes = [IntegrationsError]
+    for cls in classes:  # grows while it is walked
+        if cls.code == code:
+            return cls
+        classes.extend(cls.__subclasses__())
+    return IntegrationsError

@@ -1,0 +1,137 @@
+"""The one way out to a provider: timeouts, a size limit, parsing, and errors with a name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from http.cookiejar import DefaultCookiePolicy
+from threading import Lock
+from typing import Any
+
+import requests
+from pydantic import BaseModel, ValidationError
+from requests.adapters import HTTPAdapter
+
+from .exceptions import InvalidProviderReply, ProviderError, ProviderUnavailable
+
+logger = logging.getLogger("integrations.http")
+
+CONNECT_TIMEOUT = 3  # seconds
+READ_TIMEOUT = 10  # seconds, for the whole body: a byte a second must not hold a worker
+MAX_BODY = 1024 * 1024  # bytes; the largest honest answer is a few kilobytes
+
+
+class BearerAuth(requests.auth.AuthBase):
+    """`Authorization: Bearer` (RFC 6750, section 2.1).
+
+    As an auth object rather than a header, because requests lets a ~/.netrc entry replace a
+    header that was merely set.
+    """
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+class NoAuth(requests.auth.AuthBase):
+    """Nothing: keeps requests from adding credentials that it finds in ~/.netrc."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+_session: requests.Session | None = None
+_session_lock = Lock()
+
+
+def _forget_session() -> None:
+    """A forked child must not talk on its parent's connections."""
+    global _session, _session_lock
+    _session, _session_lock = None, Lock()
+
+
+os.register_at_fork(after_in_child=_forget_session)
+
+
+def _get_session() -> requests.Session:
+    """One session a process, for its connection pool."""
+    global _session
+    with _session_lock:
+        if _session is None:
+            session = requests.Session()
+            # One athlete's cookies must not travel with the next athlete's request.
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, HTTPAdapter(pool_maxsize=64, max_retries=0))
+            _session = session
+        return _session
+
+
+class ProviderClient:
+    """Base of a provider's HTTP client. A provider's file holds only what differs."""
+
+    provider: str
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        *,
+        auth: requests.auth.AuthBase | None = None,
+        data: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+    ) -> tuple[requests.Response, bytes]:
+        """Ask once, never twice: a repeated refresh would present a token already spent.
+
+        Redirects are not followed, because they would carry credentials to another host.
+
+        Raises ProviderUnavailable if no whole answer came in time, and what `error_for` makes
+        of a status of 400 or more.
+        """
+        deadline = time.monotonic() + CONNECT_TIMEOUT + READ_TIMEOUT
+        try:
+            with _get_session().request(
+                method,
+                url,
+                auth=auth or NoAuth(),
+                data=data,
+                params=params,
+                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                body = b""
+                for chunk in response.iter_content(8192):
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        raise InvalidProviderReply(provider_status=response.status_code)
+                    if time.monotonic() > deadline:
+                        raise ProviderUnavailable(provider_status=response.status_code)
+        except (requests.RequestException, OSError) as exc:
+            logger.warning("%s %s: %s", self.provider, method, type(exc).__name__)
+            raise ProviderUnavailable from exc
+        if response.status_code >= 300:
+            error = self.error_for(response, body)
+            logger.warning("%s answered %s: %s", self.provider, response.status_code, error.code)
+            raise error
+        return response, body
+
+    def error_for(self, response: requests.Response, body: bytes) -> ProviderError:
+        """The error that an answer with a status of 300 or more stands for."""
+        if response.status_code >= 500:
+            return ProviderUnavailable(provider_status=response.status_code)
+        return InvalidProviderReply(provider_status=response.status_code)
+
+    def _parse[Reply: BaseModel](self, model: type[Reply], answer: tuple[Any, bytes]) -> Reply:
+        """Nothing a provider sends is trusted: wrong types, missing fields and HTML are one error."""
+        response, body = answer
+        try:
+            return model.model_validate_json(body)
+        except ValidationError:
+            logger.warning("%s gave an unusable %s", self.provider, model.__name__)
+            # `from None`: the validation error carries the body, tokens and all.
+            raise InvalidProviderReply(provider_status=response.status_code) from None

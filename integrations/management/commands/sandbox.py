@@ -1,0 +1,51 @@
+"""Serve stand-ins of Strava and Garmin on loopback."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from integrations.sandbox import Sandbox
+
+
+class Command(BaseCommand):
+    help = "Serves stand-ins of Strava and Garmin on 127.0.0.1, until Ctrl-C or SIGTERM."
+    # The sandbox uses none of what the checks look at, and a page of warnings
+    # would bury its address.
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--port", type=int, default=8001, help="port on 127.0.0.1, 0 for any (default: 8001)"
+        )
+        parser.add_argument("--quiet", action="store_true", help="do not print each request")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not settings.DEBUG:
+            raise CommandError("The sandbox gives tokens to anybody: it needs DEBUG.")
+        log = None if options["quiet"] else self._say
+        try:
+            sandbox = Sandbox(options["port"], log=log).start()
+        except (OSError, OverflowError) as exc:
+            raise CommandError(f"Cannot serve on port {options['port']}: {exc}") from exc
+        stop = threading.Event()
+        previous = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, lambda *_: stop.set())
+            self._say(f"Sandbox at {sandbox.url}/ (stop with Ctrl-C)")
+            stop.wait()
+        finally:
+            sandbox.stop()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        self._say("Sandbox stopped.")
+
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()

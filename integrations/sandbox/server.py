@@ -1,0 +1,332 @@
+"""The sandbox as an HTTP server on loopback.
+
+One thread per connection, HTTP/1.1 with keep-alive. Requests become Django's
+WSGIRequest and answers Django's HttpResponse, but no middleware, database or
+setting of the project is involved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import socket
+import socketserver
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from io import BytesIO
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+from wsgiref import simple_server
+
+from django.core.exceptions import BadRequest, SuspiciousOperation
+from django.core.handlers.wsgi import WSGIRequest
+from django.http import HttpResponse, JsonResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from django.http.response import HttpResponseBase
+from django.urls import Resolver404, URLResolver
+from django.urls.resolvers import RegexPattern
+
+from . import control
+from .faults import ConnectionClosed, ConnectionReset
+from .provider import Provider
+from .strava import Strava
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 1_000_000
+# SO_LINGER on, zero seconds: close() sends a reset instead of a goodbye.
+_RESET = struct.pack("ii", 1, 0)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a Host header, with or without a port, names this very machine."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if host != host.strip() or any(char in host for char in "/?#@\\,"):
+            return False
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
+    daemon_threads = True
+    request_queue_size = 128
+    # A second sandbox on the same port should fail, not share its calls.
+    allow_reuse_port = False
+
+    def __init__(self, address: tuple[str, int], sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self._open_lock = threading.Lock()
+        self._open: dict[socket.socket, threading.Thread] = {}
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer asks for the fully qualified name of its address, which
+        # can go out to a name server and wait there.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", int(self.server_address[1])
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=True
+        )
+        with self._open_lock:
+            self._open[request] = thread
+        thread.start()
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._open_lock:
+            self._open.pop(request, None)
+        with contextlib.suppress(OSError):
+            if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET:
+                self.close_request(request)  # the polite FIN of shutdown() would spoil the reset
+                return
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        logger.exception("sandbox: a connection ended with an error")
+
+    def hang_up(self) -> None:
+        """End every connection that is still open, and wait for their threads."""
+        with self._open_lock:
+            still_open = list(self._open.items())
+        for connection, _thread in still_open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + 3
+        for _connection, thread in still_open:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Handler(simple_server.WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 75  # of one read or write; also how long an idle connection is kept
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def address_string(self) -> str:
+        return str(self.client_address[0])
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base names it
+        """Log nothing here: the request line holds codes and secrets in its query."""
+
+    def handle(self) -> None:
+        self.close_connection = False
+        try:
+            while not self.close_connection:
+                self.handle_one_request()
+        except (ConnectionError, TimeoutError, BrokenPipeError):
+            return
+
+    def handle_one_request(self) -> None:
+        self.raw_requestline = self.rfile.readline(65537)
+        if not self.raw_requestline:
+            self.close_connection = True
+            return
+        if len(self.raw_requestline) > 65536:
+            self.requestline = self.request_version = self.command = ""
+            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
+            self._linger()
+            return
+        if not self.parse_request():
+            self._linger()
+            return
+        body = self._body()
+        if isinstance(body, HTTPStatus):
+            self.send_error(body)
+            self._linger()
+            return
+        environ = self.get_environ()
+        environ["wsgi.input"] = BytesIO(body)
+        environ["wsgi.url_scheme"] = "http"
+        environ["CONTENT_LENGTH"] = str(len(body))
+        try:
+            self._send(self.server.sandbox.answer(environ))
+        except ConnectionClosed:
+            self.close_connection = True
+        except ConnectionReset:
+            self.close_connection = True
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    def _body(self) -> bytes | HTTPStatus:
+        """The request's body, or the status that refuses it."""
+        if self.headers.get("Transfer-Encoding"):
+            return HTTPStatus.LENGTH_REQUIRED
+        lengths = set(self.headers.get_all("Content-Length", ["0"]))
+        length = lengths.pop().strip()
+        if lengths or not (length.isascii() and length.isdigit()) or len(length) > 18:
+            return HTTPStatus.BAD_REQUEST
+        if int(length) > MAX_BODY:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        body = self.rfile.read(int(length))
+        return body if len(body) == int(length) else HTTPStatus.BAD_REQUEST
+
+    def _linger(self) -> None:
+        """Let a client that is still sending finish, so that it gets to read the refusal.
+
+        Closing with unread input would send a reset, which may overtake the answer.
+        """
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(0.5)
+        deadline = time.monotonic() + 2
+        with contextlib.suppress(OSError):
+            while time.monotonic() < deadline and self.connection.recv(65536):
+                pass
+
+    def _send(self, response: HttpResponseBase) -> None:
+        """Write head and body in one go: two small writes would wait for each other's ACK.
+
+        response.close() is left alone: it sends request_finished, on which
+        the host project may close what it likes.
+        """
+        if isinstance(response, HttpResponse):
+            chunks, content = None, response.content
+            if response.status_code != HTTPStatus.NO_CONTENT:
+                response["Content-Length"] = str(len(content))
+        else:
+            chunks, content = iter(response), b""
+        lines = [f"HTTP/1.1 {response.status_code} {response.reason_phrase}"]
+        lines += [f"{name}: {value}" for name, value in response.items()]
+        lines += [f"Date: {self.date_time_string()}", "Server: sandbox"]
+        if self.close_connection:
+            lines.append("Connection: close")
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        if self.command == "HEAD":
+            self.wfile.write(head)
+            return
+        self.wfile.write(head + content)
+        for chunk in chunks or ():
+            self.wfile.write(chunk)
+
+
+class Sandbox:
+    """The running stand-ins.
+
+        with Sandbox() as sandbox:
+            requests.post(f"{sandbox.url}/oauth/token", ...)
+
+    Port 0 takes any free port. It listens on 127.0.0.1 and nowhere else.
+    `log`, if given, gets one line per request, without its query.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        token_lifetime: int = 21600,
+        clock: Callable[[], float] = time.time,
+        log: Callable[[str], object] | None = None,
+    ) -> None:
+        self._port = port
+        self._log = log
+        self._stopping = threading.Event()
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        # Event.wait is a sleep that ends when the sandbox stops.
+        self.strava = Strava(token_lifetime=token_lifetime, clock=clock, sleep=self._stopping.wait)
+        self.providers: dict[str, Provider] = {self.strava.name: self.strava}
+        patterns = [*control.urlpatterns(self.providers)]
+        for provider in self.providers.values():
+            patterns += provider.urlpatterns()
+        self._resolver = URLResolver(RegexPattern(r"^/"), patterns)
+
+    @property
+    def port(self) -> int:
+        if self._server is None:
+            raise RuntimeError("the sandbox is not running")
+        return self._server.server_port
+
+    @property
+    def url(self) -> str:
+        """The origin, without a trailing slash."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        """Serve in a thread of its own. Raises OSError if the port is taken."""
+        if self._server is not None:
+            raise RuntimeError("the sandbox is running already")
+        self._stopping.clear()
+        self._server = _Server(("127.0.0.1", self._port), self)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.05},
+            name="sandbox",
+            daemon=True,
+        )
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop serving, end every connection, wake every fault that sleeps."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self._stopping.set()
+        server.shutdown()
+        server.hang_up()
+        server.server_close()
+        if self._thread is not None:
+            self._thread.join(3)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def reset(self) -> None:
+        """Forget everything that happened, at every provider."""
+        for provider in self.providers.values():
+            provider.reset()
+
+    def answer(self, environ: dict[str, Any]) -> HttpResponseBase:
+        """Answer one request.
+
+        Raises ConnectionReset or ConnectionClosed if a fault wants no answer.
+        """
+        response = self._answer(environ)
+        if self._log is not None:
+            # repr() because the path is the caller's, and a terminal obeys escapes.
+            path = repr(environ.get("PATH_INFO", ""))[1:-1]
+            self._log(f"{environ['REQUEST_METHOD']} {path} {response.status_code}")
+        return response
+
+    def _answer(self, environ: dict[str, Any]) -> HttpResponseBase:
+        # A page on the web can point its own name at 127.0.0.1 and then read
+        # what is served here as if it were its own; its Host gives it away.
+        if not is_loopback(environ.get("HTTP_HOST", "")):
+            return _error(403, "The sandbox answers to loopback names only")
+        if environ["REQUEST_METHOD"] not in _METHODS:
+            return _error(405, "Method Not Allowed")
+        try:
+            request = WSGIRequest(environ)
+            match = self._resolver.resolve(request.path_info)
+            answer: HttpResponseBase = match.func(request, *match.args, **match.kwargs)
+        except Resolver404:
+            return _error(404, "Record Not Found")
+        except (BadRequest, SuspiciousOperation, MultiPartParserError, UnreadablePostError):
+            return _error(400, "Bad Request")
+        except (ConnectionReset, ConnectionClosed):
+            raise
+        except Exception:
+            logger.exception("sandbox: %s failed", environ["REQUEST_METHOD"])
+            return _error(500, "The sandbox itself failed; see its log")
+        return answer
+
+
+def _error(status: int, message: str) -> HttpResponse:
+    return JsonResponse({"message": message, "errors": []}, status=status)

@@ -1,0 +1,122 @@
+"""How services reach rows: one statement where one will do, and errors with a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, router, transaction
+from django.dispatch import Signal
+from django.utils import timezone
+
+from ..exceptions import IntegrationsDatabaseError, IntegrationsNotFound
+from ..models import UsersIntegrations
+
+# How long an athlete may take at the consent page.
+AUTHORIZATION_LIFETIME = 600  # seconds
+
+_TOKEN_FIELDS = {"strava_token", "strava_refresh_token", "strava_token_expires_at"}
+
+
+def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
+    """Let a database failure surface as IntegrationsDatabaseError, without its internals."""
+
+    @wraps(service)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return service(*args, **kwargs)
+        except (DatabaseError, InterfaceError) as exc:
+            raise IntegrationsDatabaseError from exc
+
+    return wrapper
+
+
+def require_autocommit() -> None:
+    """Refuse to go on inside a transaction.
+
+    Asking a provider in one would hold locks meanwhile, and a rollback would undo the write of
+    a token that the provider has already rotated: the link would be lost. Test cases, which
+    wrap each test in a transaction, pass, as they do for Django's `atomic(durable=True)`.
+    """
+    connection = transaction.get_connection(router.db_for_write(UsersIntegrations))
+    if connection.in_atomic_block and not any(
+        getattr(block, "_from_testcase", False) for block in connection.atomic_blocks[-1:]
+    ):
+        raise RuntimeError(
+            "This service asks the provider and must not run inside a transaction: call it "
+            "outside atomic(), and with ATOMIC_REQUESTS decorate the view with "
+            "django.db.transaction.non_atomic_requests."
+        )
+
+
+def get_row(user_id: int) -> UsersIntegrations:
+    """Raises IntegrationsNotFound if the user has no integrations row."""
+    try:
+        return UsersIntegrations.objects.get(user_id=user_id)
+    except UsersIntegrations.DoesNotExist:
+        raise IntegrationsNotFound from None
+
+
+def ensure_row(user_id: int) -> None:
+    """Make the user's row where there is none; harmless however many do it at once."""
+    if not UsersIntegrations.objects.filter(user_id=user_id).exists():
+        UsersIntegrations.objects.bulk_create(
+            [UsersIntegrations(user_id=user_id)], ignore_conflicts=True
+        )
+
+
+def update(user_id: int, **columns: Any) -> None:
+    """Write the named columns of one user's row, in one statement.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    if not UsersIntegrations.objects.filter(user_id=user_id).update(**columns):
+        raise IntegrationsNotFound
+
+
+def state_columns(state: str | None) -> dict[str, Any]:
+    """The columns of an authorization in progress; one without a state is none.
+
+    A new state starts with no client waiting: what an earlier attempt left is gone with it.
+    """
+    if not state or state == "null":
+        state, expires_at = None, None
+    else:
+        expires_at = timezone.now() + timedelta(seconds=AUTHORIZATION_LIFETIME)
+    return {
+        "strava_state": state,
+        "strava_state_expires_at": expires_at,
+        "strava_pending_client_id": None,
+        "strava_pending_client_secret": None,
+    }
+
+
+def healthy_columns() -> dict[str, Any]:
+    """What every write of tokens also writes: the link's health restored, the lease free."""
+    return {
+        "strava_relink_required_at": None,
+        "strava_error": "",
+        "strava_failures": 0,
+        "strava_retry_at": None,
+        "strava_lease": None,
+        "strava_lease_until": None,
+    }
+
+
+def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
+    """A partial update by the seed's fields, with what has to move along with them."""
+    if "strava_state" in columns:
+        columns |= state_columns(columns["strava_state"])
+    if columns.keys() & _TOKEN_FIELDS:
+        columns |= healthy_columns()
+    return columns
+
+
+def send_after_commit(signal: Signal, user_id: int, provider: str) -> None:
+    """Tell host projects; a receiver that fails cannot undo what has happened."""
+    transaction.on_commit(
+        lambda: signal.send_robust(sender=UsersIntegrations, user_id=user_id, provider=provider),
+        using=router.db_for_write(UsersIntegrations),
+    )

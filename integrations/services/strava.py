@@ -1,0 +1,219 @@
+"""Linking and unlinking Strava in our database, and revoking it at Strava."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from pydantic import ValidationError
+
+from .. import conf
+from ..exceptions import (
+    AthleteAlreadyLinked,
+    ClientRequired,
+    IntegrationsError,
+    IntegrationsNotFound,
+    InvalidClient,
+    InvalidProviderReply,
+    StravaNotLinked,
+)
+from ..models import UsersIntegrations
+from ..signals import account_linked, account_unlinked
+from ..strava.client import StravaClient, StravaTokens
+from . import _rows
+from ._rows import database_errors
+
+logger = logging.getLogger("integrations.strava")
+
+SITE_CLIENT_MESSAGE = _(
+    "Strava does not accept this site’s own Strava app at the moment. It is not your fault and "
+    "your connection is kept; whoever runs this site has to look at it."
+)
+
+
+@database_errors
+def set_user_strava_client(
+    user_id: int, client_id: str | None, client_secret: str | None
+) -> None:
+    """Store the user's own Strava app, which wins over the site's.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    _rows.update(user_id, strava_client_id=client_id, strava_client_secret=client_secret)
+
+
+@database_errors
+def set_user_strava_state(user_id: int, state: str | None) -> None:
+    """Store the state of an authorization, good for ten minutes; `None` or "null" clears it.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    _rows.update(user_id, **_rows.state_columns(state))
+
+
+@database_errors
+def set_user_strava_sync_gear(user_id: int, strava_sync_gear: bool) -> None:
+    """Switch gear synchronisation with Strava on or off for one user.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    _rows.update(user_id, strava_sync_gear=strava_sync_gear)
+
+
+@database_errors
+def link_strava_account(
+    user_integrations: UsersIntegrations, tokens: Mapping[str, Any] | StravaTokens
+) -> None:
+    """Store a pair of tokens as Strava's token endpoint answered it, and clear the state.
+
+    `tokens` holds `access_token`, `refresh_token`, `expires_at` (epoch seconds) and perhaps
+    `athlete` with its `id`. The instance is brought up to date with what was written.
+
+    Raises IntegrationsNotFound if the row is gone, InvalidProviderReply if the tokens are not
+    as described, AthleteAlreadyLinked if another user has linked this athlete.
+    """
+    if not isinstance(tokens, StravaTokens):
+        try:
+            tokens = StravaTokens.model_validate(dict(tokens))
+        except ValidationError:
+            raise InvalidProviderReply from None  # the cause would carry the tokens
+    write_link(
+        user_integrations.user_id,
+        tokens,
+        strava_linked_at=Coalesce("strava_linked_at", timezone.now()),
+        **_rows.state_columns(None),
+    )
+    user_integrations.refresh_from_db()
+
+
+def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> None:
+    """Write a new link and its health in one statement, then tell host projects."""
+    if tokens.athlete is not None:
+        columns["strava_athlete_id"] = tokens.athlete.id
+    try:
+        with transaction.atomic():  # a savepoint where a caller's transaction is open
+            _rows.update(user_id, **token_columns(tokens), **columns)
+    except IntegrityError as exc:
+        raise AthleteAlreadyLinked from exc
+    _rows.send_after_commit(account_linked, user_id, "strava")
+
+
+def token_columns(tokens: StravaTokens) -> dict[str, Any]:
+    return {
+        "strava_token": tokens.access_token,
+        "strava_refresh_token": tokens.refresh_token,
+        "strava_token_expires_at": tokens.expires,
+        "strava_refreshed_at": timezone.now(),
+        **_rows.healthy_columns(),
+    }
+
+
+@database_errors
+def unlink_strava_account(user_id: int) -> None:
+    """Clear every Strava field, the client and an authorization in progress too; sync off.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    _rows.update(
+        user_id,
+        strava_client_id=None,
+        strava_client_secret=None,
+        strava_token=None,
+        strava_refresh_token=None,
+        strava_token_expires_at=None,
+        strava_sync_gear=False,
+        strava_athlete_id=None,
+        strava_scope="",
+        strava_site_client_id="",
+        strava_linked_at=None,
+        strava_refreshed_at=None,
+        **_rows.state_columns(None),
+        **_rows.healthy_columns(),
+    )
+    _rows.send_after_commit(account_unlinked, user_id, "strava")
+
+
+@database_errors
+def disconnect_strava(user_id: int) -> bool:
+    """Revoke the link at Strava, then clear it here.
+
+    Returns whether Strava confirmed. Where it did not, everything is cleared here all the
+    same, and the athlete has to end the access in Strava's own settings.
+
+    Raises StravaNotLinked if there was no link.
+    """
+    _rows.require_autocommit()
+    try:
+        row = _rows.get_row(user_id)
+    except IntegrationsNotFound:
+        raise StravaNotLinked from None
+    linked = row.has_secret("strava_token") or row.has_secret("strava_refresh_token")
+    revoked = linked and revoke_row(row)
+    unlink_strava_account(user_id)
+    if not linked:
+        raise StravaNotLinked
+    return revoked
+
+
+def revoke_row(row: UsersIntegrations) -> bool:
+    """Revoke a row's tokens at Strava, as the app that they were made for."""
+    try:
+        client = client_for(row)
+        # Either token kills both (RFC 7009, section 2.1); the refresh token lives longer.
+        if row.has_secret("strava_refresh_token"):
+            return revoke_quietly(client, row.strava_refresh_token)
+        return revoke_quietly(client, row.strava_token, "access_token")
+    except IntegrationsError as exc:  # no client any more, or a key was lost
+        logger.warning("strava link of user %s cannot be revoked: %s", row.user_id, exc.code)
+        return False
+
+
+def revoke_quietly(
+    client: StravaClient,
+    token: str,
+    hint: str = "refresh_token",
+) -> bool:
+    """Revoke where a failure must not stop the caller; says whether Strava confirmed."""
+    try:
+        client.revoke(token, hint)
+    except IntegrationsError:
+        return False
+    return True
+
+
+def own_client(row: UsersIntegrations) -> StravaClient | None:
+    """The user's own Strava app, None where the row has none."""
+    if not (row.has_secret("strava_client_id") and row.has_secret("strava_client_secret")):
+        return None
+    return StravaClient(row.strava_client_id, row.strava_client_secret)
+
+
+def site_client() -> StravaClient:
+    """The site's Strava app. Raises ClientRequired if it has none."""
+    client = conf.strava_client()
+    if client is None:
+        raise ClientRequired
+    return StravaClient(*client)
+
+
+def client_for(row: UsersIntegrations) -> StravaClient:
+    """The app that the row's tokens belong to.
+
+    Raises InvalidClient if that was the site's and is no longer configured: asking as another
+    app would get the answer that a dead link gets.
+    """
+    client = own_client(row)
+    if client is not None:
+        return client
+    try:
+        client = site_client()
+    except ClientRequired as exc:
+        raise InvalidClient(SITE_CLIENT_MESSAGE) from exc
+    if row.strava_site_client_id not in ("", client.client_id):
+        raise InvalidClient(SITE_CLIENT_MESSAGE)
+    return client

@@ -1,0 +1,202 @@
+"""The authorization code grant with Strava (RFC 6749, section 4.1)."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare
+
+from .. import conf
+from ..exceptions import (
+    AccessDenied,
+    AthleteAlreadyLinked,
+    ClientRequired,
+    IntegrationsError,
+    IntegrationsNotFound,
+    InvalidClient,
+    InvalidGrant,
+    InvalidState,
+    ProviderUnavailable,
+)
+from ..models import UsersIntegrations
+from ..strava.client import StravaClient
+from . import _rows, strava
+from ._rows import AUTHORIZATION_LIFETIME, database_errors
+
+
+# RFC 6749, section 4.1.2.1
+_ERRORS: dict[str, type[IntegrationsError]] = {
+    "access_denied": AccessDenied,
+    "server_error": ProviderUnavailable,
+    "temporarily_unavailable": ProviderUnavailable,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """Where to send the athlete; `expires_in` is in seconds."""
+
+    authorization_url: str = field(repr=False)
+    state: str = field(repr=False)
+    expires_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class StravaAuthorization:
+    """What the athlete granted, and what was asked for and not granted."""
+
+    granted: list[str]
+    missing: list[str]
+
+
+@database_errors
+def begin_strava_authorization(
+    user_id: int,
+    redirect_uri: str,
+    client_id: str | None = None,
+    client_secret: str | None = None,
+) -> AuthorizationRequest:
+    """Start connecting Strava: mint a state that is good for this user, once, for ten minutes.
+
+    The app is the one given here, else the user's stored one, else the site's. One that is
+    given here waits apart until complete_strava_authorization has succeeded, so a link that
+    works goes on working. A new start replaces one that was not finished.
+
+    Raises ClientRequired if there is no app, or half of one.
+    """
+    if bool(client_id) != bool(client_secret):
+        raise ClientRequired
+    pending = {}
+    if client_id and client_secret:
+        client = StravaClient(client_id, client_secret)
+        pending = {
+            "strava_pending_client_id": client_id,
+            "strava_pending_client_secret": client_secret,
+        }
+        _rows.ensure_row(user_id)
+    else:
+        try:
+            client = strava.own_client(_rows.get_row(user_id)) or strava.site_client()
+        except IntegrationsNotFound:
+            client = strava.site_client()
+            _rows.ensure_row(user_id)
+    state = secrets.token_urlsafe(32)  # 256 bits; RFC 6749, section 10.10, asks for 128
+    _rows.update(user_id, **{**_rows.state_columns(state), **pending})
+    return AuthorizationRequest(
+        authorization_url=client.authorization_url(redirect_uri, conf.strava_scopes(), state),
+        state=state,
+        expires_in=AUTHORIZATION_LIFETIME,
+    )
+
+
+@database_errors
+def complete_strava_authorization(
+    user_id: int,
+    *,
+    state: str,
+    code: str | None = None,
+    scope: str | None = None,
+    error: str | None = None,
+) -> StravaAuthorization:
+    """Finish connecting Strava with what its redirect brought along.
+
+    The state is spent before anything else happens, so that of two callbacks only one goes on.
+    Whatever goes wrong, a link that worked is left exactly as it was.
+
+    Raises InvalidState if the state is unknown, spent, expired or another user's: then Strava
+    is not asked. Raises AccessDenied if the athlete said no, AthleteAlreadyLinked, and the
+    errors of StravaClient.exchange_code.
+    """
+    _rows.require_autocommit()
+    row = _spend_state(user_id, state)
+    if error:
+        raise _ERRORS.get(error, InvalidGrant)
+    if not code:
+        raise InvalidGrant
+
+    columns = {}
+    if row.has_secret("strava_pending_client_id"):
+        client = StravaClient(row.strava_pending_client_id, row.strava_pending_client_secret)
+        columns = {
+            "strava_client_id": client.client_id,
+            "strava_client_secret": row.strava_pending_client_secret,
+        }
+        is_own = True
+    else:
+        own = strava.own_client(row)
+        client, is_own = own or strava.site_client(), own is not None
+    try:
+        tokens = client.exchange_code(code)
+    except InvalidClient as exc:
+        if is_own:
+            raise
+        raise InvalidClient(
+            strava.SITE_CLIENT_MESSAGE, provider_status=exc.provider_status
+        ) from exc
+
+    requested = conf.strava_scopes()
+    # A redirect without a scope granted what was asked for (RFC 6749, section 5.1).
+    granted = _split(scope) if scope else requested
+    try:
+        strava.write_link(
+            user_id,
+            tokens,
+            strava_scope=",".join(granted),
+            strava_site_client_id="" if is_own else client.client_id,
+            strava_linked_at=timezone.now(),
+            **columns,
+        )
+    except AthleteAlreadyLinked:
+        # Not revoked: at Strava that would end the other account's link, too.
+        raise
+    except IntegrationsError:
+        strava.revoke_quietly(client, tokens.refresh_token)
+        raise
+    _revoke_replaced(row, client, tokens.athlete.id if tokens.athlete else None)
+    return StravaAuthorization(
+        granted=granted, missing=[scope for scope in requested if scope not in granted]
+    )
+
+
+def _spend_state(user_id: int, state: str) -> UsersIntegrations:
+    """Use a state up; returns the row as it was just before, its waiting client included.
+
+    The row is found by its user, so that a stranger's state is never even looked up, and the
+    comparison takes the same time however much of a guess is right.
+    """
+    try:
+        row = _rows.get_row(user_id)
+    except IntegrationsNotFound:
+        raise InvalidState from None
+    if not state or not row.strava_state or not constant_time_compare(row.strava_state, state):
+        raise InvalidState
+    spent = UsersIntegrations.objects.filter(
+        user_id=user_id, strava_state=row.strava_state, strava_state_expires_at__gt=timezone.now()
+    ).update(**_rows.state_columns(None))
+    if not spent:
+        raise InvalidState
+    return row
+
+
+def _revoke_replaced(row: UsersIntegrations, client: StravaClient, athlete_id: int | None) -> None:
+    """Revoke the link that a new one has replaced, where the two are not the same grant.
+
+    With the same app and the same athlete, or one that is not known, revoking the old pair
+    would end the new one as well.
+    """
+    if not row.has_secret("strava_refresh_token"):
+        return
+    try:
+        same_app = strava.client_for(row).client_id == client.client_id
+    except IntegrationsError:
+        return
+    known = row.strava_athlete_id is not None and athlete_id is not None
+    if not same_app or (known and row.strava_athlete_id != athlete_id):
+        strava.revoke_row(row)
+
+
+def _split(scope: str) -> list[str]:
+    """Strava separates scopes by commas, RFC 6749 by spaces; no scope has either inside."""
+    return list(dict.fromkeys(part for part in scope.replace(",", " ").split() if part))

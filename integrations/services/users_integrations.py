@@ -1,0 +1,63 @@
+"""The seed's API that belongs to no provider."""
+
+from __future__ import annotations
+
+from django.db import IntegrityError, transaction
+
+from ..exceptions import IntegrationsAlreadyExist, IntegrationsNotFound
+from ..models import UsersIntegrations
+from ..schemas import UsersIntegrationsUpdate
+from . import _rows
+from ._rows import database_errors
+
+
+@database_errors
+def get_user_integrations_by_user_id(user_id: int) -> UsersIntegrations:
+    """The integrations of one user.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    return _rows.get_row(user_id)
+
+
+@database_errors
+def get_user_integrations_by_strava_state(strava_state: str | None) -> UsersIntegrations | None:
+    """The row with an authorization in progress under this state, or None.
+
+    `None` and the empty state never match. A look-up, not a check: whether the state has
+    expired, and whose it may be, is judged by complete_strava_authorization.
+    """
+    # PostgreSQL cannot even compare text with a NUL character in it.
+    if not strava_state or "\0" in strava_state:
+        return None
+    return UsersIntegrations.objects.filter(strava_state=strava_state).first()
+
+
+@database_errors
+def create_user_integrations(user_id: int) -> UsersIntegrations:
+    """Create a user's row, with defaults only.
+
+    Raises IntegrationsAlreadyExist if the user has one, IntegrationsNotFound if there is no
+    such user.
+    """
+    try:
+        with transaction.atomic():
+            return UsersIntegrations.objects.create(user_id=user_id)
+    except IntegrityError as exc:
+        if UsersIntegrations.objects.filter(user_id=user_id).exists():
+            raise IntegrationsAlreadyExist from exc
+        raise IntegrationsNotFound from exc
+
+
+@database_errors
+def edit_user_integrations(
+    user_integrations: UsersIntegrationsUpdate, user_id: int
+) -> UsersIntegrations:
+    """Write the fields that were set in the update, and no others.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    columns = user_integrations.model_dump(exclude_unset=True)
+    if columns:
+        _rows.update(user_id, **_rows.seed_columns(columns))
+    return _rows.get_row(user_id)

@@ -1,0 +1,208 @@
+"""All HTTP with Strava. Knows no models; gives replies that were checked, or an error."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import requests
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from requests.auth import HTTPBasicAuth
+
+from .. import conf
+from ..exceptions import (
+    ApplicationInactive,
+    AthleteLimitReached,
+    InvalidClient,
+    InvalidGrant,
+    InvalidProviderReply,
+    InvalidRefreshToken,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+    TokenRejected,
+)
+from ..http import ProviderClient
+
+# RFC 6749, appendix A.12: tokens are visible ASCII. Anything else is not a token.
+Token = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,2048}$", strict=True)]
+_QUARTER_HOUR = 15 * 60
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+class StravaAthlete(_Reply):
+    id: Annotated[int, Field(gt=0, lt=2**63, strict=True)]
+
+
+class StravaTokens(_Reply):
+    """A pair from the token endpoint. `expires_at` is in epoch seconds, as Strava sends it.
+
+    Source: https://developers.strava.com/docs/authentication/#token-exchange
+    """
+
+    access_token: Token = Field(repr=False)
+    refresh_token: Token = Field(repr=False)
+    # Up to the year 9999, the last that a datetime can hold.
+    expires_at: Annotated[int, Field(gt=0, lt=253_402_300_800, strict=True)]
+    athlete: StravaAthlete | None = None
+
+    @property
+    def expires(self) -> datetime:
+        """Expiry as an aware datetime in UTC."""
+        return datetime.fromtimestamp(self.expires_at, tz=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """One entry of Strava's `errors`: {"resource", "field", "code"}, compared in lower case."""
+
+    resource: str
+    field: str
+    code: str
+
+
+def _faults(body: bytes) -> list[_Fault]:
+    try:
+        errors = json.loads(body)["errors"]
+        return [
+            _Fault(*(str(error.get(key, "")).lower() for key in ("resource", "field", "code")))
+            for error in errors
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return []
+
+
+class StravaClient(ProviderClient):
+    """Speaks to Strava as one Strava app."""
+
+    provider = "strava"
+
+    def __init__(self, client_id: str, client_secret: str) -> None:
+        self.client_id = client_id
+        self._client_secret = client_secret
+
+    def __repr__(self) -> str:
+        return "<StravaClient>"
+
+    def authorization_url(self, redirect_uri: str, scopes: list[str], state: str) -> str:
+        """Where to send the athlete's browser. Makes no request.
+
+        Source: https://developers.strava.com/docs/authentication/#requesting-access
+        """
+        query = {
+            "client_id": self.client_id,
+            "redirect_uri": redirect_uri,
+            "response_type": "code",
+            "approval_prompt": "auto",
+            "scope": ",".join(scopes),
+            "state": state,
+        }
+        return f"{conf.strava_oauth_url()}/authorize?{urlencode(query)}"
+
+    def exchange_code(self, code: str) -> StravaTokens:
+        """Trade an authorization code, which is good for one use, for a pair of tokens.
+
+        Raises InvalidGrant if the code is unknown or spent, and the errors of `error_for`.
+
+        Source: RFC 6749, section 4.1.3.
+        """
+        return self._token({"grant_type": "authorization_code", "code": code})
+
+    def refresh_access_token(self, refresh_token: str) -> StravaTokens:
+        """Trade a refresh token for a new pair, which replaces the old one at once.
+
+        While more than an hour is left Strava answers with the same pair.
+
+        Raises InvalidRefreshToken if the refresh token is dead, and the errors of `error_for`.
+
+        Source: RFC 6749, section 6; https://developers.strava.com/docs/authentication/
+        """
+        return self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
+
+    def revoke(self, token: str, token_type_hint: str = "refresh_token") -> None:  # noqa: S107
+        """Revoke a token, and with it its pair. Strava answers 200 for an unknown token, too.
+
+        Raises InvalidClient if the app is not accepted, and the errors of `error_for`.
+
+        Source: RFC 7009; https://github.com/stravalib/stravalib/issues/738
+        """
+        self._request(
+            "POST",
+            f"{conf.strava_oauth_url()}/revoke",
+            auth=HTTPBasicAuth(self.client_id.encode(), self._client_secret.encode()),
+            data={"token": token, "token_type_hint": token_type_hint},
+        )
+
+    def _token(self, grant: dict[str, str]) -> StravaTokens:
+        answer = self._request(
+            "POST",
+            f"{conf.strava_oauth_url()}/token",
+            data={"client_id": self.client_id, "client_secret": self._client_secret, **grant},
+        )
+        return self._parse(StravaTokens, answer)
+
+    def error_for(self, response: requests.Response, body: bytes) -> ProviderError:
+        """Strava's errors by status and by resource/field/code, never by their text.
+
+        Source: https://developers.strava.com/docs/#errors
+        """
+        status = response.status_code
+        faults = _faults(body)
+        if status >= 500:
+            return ProviderUnavailable(provider_status=status)
+        if status == 429:
+            return RateLimited(provider_status=status, retry_after=_retry_after(response.headers))
+        for fault in faults:
+            match fault.resource, fault.field, fault.code:
+                case "application", "status", "inactive":
+                    return ApplicationInactive(provider_status=status)
+                case "application", ("client_id" | "client_secret" | ""), "invalid":
+                    return InvalidClient(provider_status=status)
+                case "authorizationcode", _, _:
+                    return InvalidGrant(provider_status=status)
+                case "refreshtoken", "refresh_token", "invalid":
+                    return InvalidRefreshToken(provider_status=status)
+                case ("athlete" | "accesstoken"), _, _:
+                    return TokenRejected(provider_status=status)
+        if status == 403 and _is_limit(body, faults):
+            return AthleteLimitReached(provider_status=status)
+        if status == 401 and response.request.url and response.request.url.endswith("/revoke"):
+            # `{"message":"Authorization Error","errors":[]}`: the client, nothing else is tried.
+            return InvalidClient(provider_status=status)
+        return InvalidProviderReply(provider_status=status)
+
+
+def _is_limit(body: bytes, faults: list[_Fault]) -> bool:
+    """A 403 at OAuth that does not say what is inactive is the app's athlete limit.
+
+    Only an answer in Strava's own form counts: an HTML page with 403 is some proxy's.
+    """
+    try:
+        return isinstance(json.loads(body), dict) and not any(f.code == "inactive" for f in faults)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _retry_after(headers: Any) -> int:
+    """Seconds until the rate-limit window turns that has refused the request.
+
+    Windows turn at minutes 0, 15, 30 and 45, and at midnight UTC; a day that is used up
+    outlasts any quarter. Source: https://developers.strava.com/docs/rate-limits/
+    """
+    now = int(time.time())
+    for kind in ("X-RateLimit", "X-ReadRateLimit"):
+        try:
+            limits = [int(part) for part in headers[f"{kind}-Limit"].split(",")]
+            usages = [int(part) for part in headers[f"{kind}-Usage"].split(",")]
+            if usages[1] >= limits[1]:
+                return 86_400 - now % 86_400
+        except (KeyError, ValueError, IndexError):
+            continue
+    return _QUARTER_HOUR - now % _QUARTER_HOUR

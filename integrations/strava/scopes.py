@@ -1,0 +1,49 @@
+"""Strava's scopes in the athlete's words.
+
+Source: https://developers.strava.com/docs/authentication/#details-about-requesting-access
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from django.utils.translation import gettext_lazy as _
+
+
+class Scope(NamedTuple):
+    label: Any  # what it lets this site do
+    cost: Any  # what does not work without it
+
+
+SCOPES: dict[str, Scope] = {
+    "read": Scope(_("See your public profile"), _("your public profile cannot be read")),
+    "read_all": Scope(
+        _("See your private routes and segments"), _("private routes stay invisible here")
+    ),
+    "profile:read_all": Scope(
+        _("See your full profile, with your bikes and shoes"),
+        _("your bikes and shoes cannot be read, so gear will not synchronise"),
+    ),
+    "profile:write": Scope(
+        _("Change your profile"), _("your weight and starred segments cannot be updated")
+    ),
+    "activity:read": Scope(
+        _("See your activities"), _("your activities cannot be read")
+    ),
+    "activity:read_all": Scope(
+        _("See your private activities"), _("activities only you can see stay invisible here")
+    ),
+    "activity:write": Scope(
+        _("Upload and edit activities"), _("activities cannot be sent to Strava")
+    ),
+}
+
+
+def label(scope: str) -> str:
+    """What a scope lets this site do; its name where Strava has added one we do not know."""
+    return str(SCOPES[scope].label) if scope in SCOPES else scope
+
+
+def cost(scope: str) -> str:
+    """What does not work without a scope."""
+    return str(SCOPES[scope].cost) if scope in SCOPES else scope

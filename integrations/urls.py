@@ -1,0 +1,10 @@
+from django.urls import include, path
+
+from . import views
+
+app_name = "integrations"
+urlpatterns = [
+    path("settings/integrations/", views.settings_page, name="settings"),
+    path("integrations/status/", views.status, name="status"),
+    path("integrations/strava/", include("integrations.strava.urls")),
+]

@@ -1,0 +1,201 @@
+"""Settings of the site, all from the environment; `.env` beside manage.py is read when present.
+
+What each variable means stands in the README.
+"""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.csp import CSP
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+if (BASE_DIR / ".env").is_file():
+    env.read_env(BASE_DIR / ".env")
+
+DEBUG = env.bool("DEBUG", default=False)
+
+
+def _strong(name: str, value: str) -> str:
+    """Refuse a key that could be guessed. Never says what the key was."""
+    if len(value) < 32 or len(set(value)) < 8:
+        raise ImproperlyConfigured(
+            f"{name} is too weak: every key needs at least 32 random characters. Make one with: "
+            'python -c "import secrets; print(secrets.token_urlsafe(48))"'
+        )
+    return value
+
+
+if DEBUG:
+    SECRET_KEY = env.str("SECRET_KEY", default="django-insecure-development-only")
+    FERNET_KEYS = env.list("FERNET_KEYS", default=[])
+else:
+    SECRET_KEY = env.str("SECRET_KEY", default="")
+    FERNET_KEYS = [key for key in env.list("FERNET_KEYS", default=[]) if key]
+    for name, keys in (("SECRET_KEY", [SECRET_KEY]), ("FERNET_KEYS", FERNET_KEYS)):
+        if not any(keys):
+            raise ImproperlyConfigured(f"{name} must be set in the environment or in .env.")
+        for key in keys:
+            _strong(name, key)
+
+INTEGRATIONS_SANDBOX = env.bool("INTEGRATIONS_SANDBOX", default=False)
+if INTEGRATIONS_SANDBOX and not DEBUG:
+    raise ImproperlyConfigured("INTEGRATIONS_SANDBOX is for development: unset it or set DEBUG.")
+_SANDBOX_URL = "http://127.0.0.1:8001"
+
+# The site's own Strava app; without one, athletes paste an app of their own.
+STRAVA_CLIENT_ID = env.str("STRAVA_CLIENT_ID", default="")
+STRAVA_CLIENT_SECRET = env.str("STRAVA_CLIENT_SECRET", default="")
+STRAVA_SCOPES = env.list("STRAVA_SCOPES", default=["read", "profile:read_all"])
+STRAVA_OAUTH_URL = env.str(
+    "STRAVA_OAUTH_URL",
+    default=f"{_SANDBOX_URL}/oauth" if INTEGRATIONS_SANDBOX else "https://www.strava.com/oauth",
+)
+STRAVA_API_URL = env.str(
+    "STRAVA_API_URL",
+    default=f"{_SANDBOX_URL}/api/v3" if INTEGRATIONS_SANDBOX else "https://www.strava.com/api/v3",
+)
+
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "integrations",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.csp.ContentSecurityPolicyMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "project" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {
+        # Readers do not wait for the writer, and a transaction that will write says so at its
+        # start, because a read lock that is upgraded later fails at once instead of waiting.
+        # `synchronous` stays FULL: a rotated token lost in a power cut is a lost link.
+        "init_command": "PRAGMA journal_mode=WAL;",
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        **DATABASES["default"].get("OPTIONS", {}),
+    }
+else:
+    DATABASES["default"].setdefault("CONN_MAX_AGE", 60)
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "integrations:settings"
+LOGOUT_REDIRECT_URL = "login"
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+# Pages look right even before anyone has run collectstatic.
+WHITENOISE_USE_FINDERS = True
+
+# --- Security -------------------------------------------------------------------------------
+
+_strava = urlsplit(STRAVA_OAUTH_URL)
+SECURE_CSP = {
+    "default-src": [CSP.NONE],
+    "script-src": [CSP.SELF],
+    "style-src": [CSP.SELF],
+    "img-src": [CSP.SELF],
+    "font-src": [CSP.SELF],
+    "connect-src": [CSP.SELF],
+    # Chromium holds form-action against the redirect that follows a submitted form, too.
+    "form-action": [CSP.SELF, f"{_strava.scheme}://{_strava.netloc}"],
+    "base-uri": [CSP.NONE],
+    "frame-ancestors": [CSP.NONE],
+}
+X_FRAME_OPTIONS = "DENY"
+# Lax, not Strict: the return from Strava is a cross-site navigation and needs the session.
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_FAILURE_VIEW = "project.views.csrf_failure"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "integrations.reporting.SecretsExceptionReporterFilter"
+
+if not DEBUG:
+    # TLS ends at a proxy; gunicorn tells https by X-Forwarded-Proto from FORWARDED_ALLOW_IPS.
+    SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [r"^healthz/$"]
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+    SECURE_HSTS_SECONDS = 365 * 24 * 3600
+    # This site cannot know whether its sibling subdomains speak TLS, nor put the domain on the
+    # browsers' preload list: whoever owns the domain decides that.
+    SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+
+# --- Logging --------------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"without_query": {"()": "integrations.reporting.WithoutQuery"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["without_query"],
+        },
+    },
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {
+        "integrations": {"level": "INFO"},
+        "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
+        "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
+    },
+}

@@ -1,0 +1,132 @@
+"""People and things that most tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+from django.contrib.auth import get_user_model
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from integrations import services
+from integrations.models import UsersIntegrations
+from integrations.sandbox import Sandbox
+from integrations.sandbox.strava import ALICE, CLIENT_ID, CLIENT_SECRET, Strava
+from integrations.strava.client import StravaTokens
+
+
+@pytest.fixture(scope="session")
+def running_sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Iterator[Sandbox]:
+    """The session's sandbox, as good as new."""
+    running_sandbox.reset()
+    yield running_sandbox
+    running_sandbox.reset()
+
+
+@pytest.fixture
+def strava(sandbox: Sandbox, settings: Any) -> Strava:
+    """Strava, with a site that has an app of its own there."""
+    settings.STRAVA_OAUTH_URL = f"{sandbox.url}/oauth"
+    settings.STRAVA_API_URL = f"{sandbox.url}/api/v3"
+    settings.STRAVA_CLIENT_ID = CLIENT_ID
+    settings.STRAVA_CLIENT_SECRET = CLIENT_SECRET
+    return sandbox.strava
+
+
+@pytest.fixture
+def http() -> Iterator[requests.Session]:
+    """A plain session, whatever proxy the environment names."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+@pytest.fixture
+def alice(db: None) -> Any:
+    return get_user_model().objects.create_user("alice", "alice@example.com", "alice-demo")
+
+
+@pytest.fixture
+def bob(db: None) -> Any:
+    return get_user_model().objects.create_user("bob", "bob@example.com", "bob-demo")
+
+
+@pytest.fixture
+def alice_client(alice: Any) -> Client:
+    client = Client()
+    client.force_login(alice)
+    return client
+
+
+@pytest.fixture
+def bob_client(bob: Any) -> Client:
+    client = Client()
+    client.force_login(bob)
+    return client
+
+
+def row_of(user: Any) -> UsersIntegrations:
+    return UsersIntegrations.objects.get(user=user)
+
+
+def messages_of(client: Client) -> list[str]:
+    """What the settings page tells the athlete next."""
+    response = client.get(reverse("integrations:settings"))
+    assert response.status_code == 200
+    return [str(message) for message in response.context["messages"]]
+
+
+@pytest.fixture
+def link(strava: Strava) -> Callable[..., UsersIntegrations]:
+    """Link a user to an athlete as the site's app; `expires_in` seconds are left."""
+
+    def link(user: Any, athlete_id: int = ALICE, expires_in: int = 21600) -> UsersIntegrations:
+        if not UsersIntegrations.objects.filter(user=user).exists():
+            services.create_user_integrations(user.pk)
+        tokens = StravaTokens(**strava.issue_tokens(athlete_id, expires_in=expires_in))
+        services.link_strava_account(row_of(user), tokens)
+        UsersIntegrations.objects.filter(user=user).update(
+            strava_scope="read,profile:read_all", strava_site_client_id=CLIENT_ID
+        )
+        return row_of(user)
+
+    return link
+
+
+@pytest.fixture
+def linked(alice: Any, link: Callable[..., UsersIntegrations]) -> UsersIntegrations:
+    """Alice's link, with a fresh token."""
+    return link(alice)
+
+
+@pytest.fixture
+def expired(linked: UsersIntegrations, strava: Strava) -> UsersIntegrations:
+    """Alice's link, with a token that has expired here and at Strava."""
+    strava.expire(ALICE)
+    UsersIntegrations.objects.update(strava_token_expires_at=timezone.now() - timedelta(minutes=1))
+    linked.refresh_from_db()
+    return linked
+
+
+def begin(client: Client, **fields: str) -> dict[str, str]:
+    """Press "Connect with Strava"; returns the query that the consent page gets."""
+    response = client.post(reverse("integrations:strava_connect"), fields)
+    assert response.status_code == 302, response.content
+    return {name: values[0] for name, values in parse_qs(urlsplit(response["Location"]).query).items()}
+
+
+def come_back(client: Client, **query: str) -> Any:
+    """Follow Strava's redirect back to the site."""
+    return client.get(reverse("integrations:strava_callback"), query)

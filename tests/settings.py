@@ -1,0 +1,36 @@
+"""The site's settings for tests: fixed keys, and a database that other processes can open."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Set outright, so that neither a developer's .env nor their shell changes what is tested. The
+# few that a run may choose are named here.
+_CHOSEN = {"DATABASE_URL": os.environ.get("TEST_DATABASE_URL", "sqlite:///unused.sqlite3")}
+os.environ.update(
+    {
+        "DEBUG": "on",
+        "SECRET_KEY": "tests-only-secret-key-0123456789-abcdefghijklmnop",
+        "FERNET_KEYS": "tests-only-fernet-key-0123456789-abcdefghijklmnop",
+        "ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",
+        "CSRF_TRUSTED_ORIGINS": "",
+        "INTEGRATIONS_SANDBOX": "off",
+        "STRAVA_CLIENT_ID": "",
+        "STRAVA_CLIENT_SECRET": "",
+        "STRAVA_SCOPES": "read,profile:read_all",
+        # Nobody listens there: a test that forgets to name its sandbox reaches nothing.
+        "STRAVA_OAUTH_URL": "http://127.0.0.1:9/oauth",
+        "STRAVA_API_URL": "http://127.0.0.1:9/api/v3",
+        **_CHOSEN,
+    }
+)
+
+from project.settings import *  # noqa: E402, F403
+from project.settings import DATABASES  # noqa: E402
+
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # A file, not memory: threads and processes of a test open it, too.
+    DATABASES["default"]["TEST"] = {
+        "NAME": str(Path(tempfile.mkdtemp(prefix="integrations-tests-")) / "test.sqlite3")
+    }
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
