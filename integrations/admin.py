@@ -130,12 +130,16 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[UsersIntegrations]:
         # A second lock on the door: what is never loaded can never be shown. Of the tokens
         # only whether they are there is needed.
-        return super().get_queryset(request).defer(
-            "strava_client_secret",
-            "strava_state",
-            "strava_pending_client_id",
-            "strava_pending_client_secret",
-            "strava_refresh_token",
+        return (
+            super()
+            .get_queryset(request)
+            .defer(
+                "strava_client_secret",
+                "strava_state",
+                "strava_pending_client_id",
+                "strava_pending_client_secret",
+                "strava_refresh_token",
+            )
         )
 
     def has_add_permission(self, request: HttpRequest) -> bool:

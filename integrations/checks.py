@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Tags, register
 
 from . import conf
 
@@ -55,7 +56,7 @@ def check_strava_client(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     ]
     if any(given) and not all(given):
         return [
-            Warning(
+            checks.Warning(
                 "Only one of STRAVA_CLIENT_ID and STRAVA_CLIENT_SECRET is set: the site counts "
                 "as having no Strava app of its own.",
                 id="integrations.W001",

@@ -80,6 +80,8 @@ def keep_sealed() -> Iterator[None]:
 class SealedAttribute(DeferredAttribute):
     """Opens a sealed value each time it is read, and does not keep what it opened."""
 
+    field: EncryptedTextField
+
     def __get__(self, instance: Any, cls: Any = None) -> Any:
         value = super().__get__(instance, cls)
         if isinstance(value, Sealed) and not _keep_sealed.get():
@@ -149,7 +151,7 @@ class SealedExact(models.Lookup):
     lookup_name = "exact"
     prepare_rhs = False
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, Any]:
         if not isinstance(self.rhs, Sealed):
             raise FieldError("Encrypted fields cannot be looked up by value.")
         lhs, params = self.process_lhs(compiler, connection)

@@ -127,7 +127,7 @@ class ProviderClient:
         return InvalidProviderReply(provider_status=response.status_code)
 
     def _parse[Reply: BaseModel](self, model: type[Reply], answer: tuple[Any, bytes]) -> Reply:
-        """Nothing a provider sends is trusted: wrong types, missing fields and HTML are one error."""
+        """Trust nothing: wrong types, missing fields and HTML are one InvalidProviderReply."""
         response, body = answer
         try:
             return model.model_validate_json(body)

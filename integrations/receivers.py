@@ -8,13 +8,15 @@ from django.db import transaction
 from django.db.models.signals import pre_delete
 from django.dispatch import receiver
 
-from .models import UsersIntegrations
+from .models import LinkStatus, UsersIntegrations
 from .services import strava
 
 
 @receiver(pre_delete, sender=UsersIntegrations)
 def revoke_on_delete(instance: UsersIntegrations, using: str, **kwargs: Any) -> None:
+    # Read anew: the instance at hand may be older than the last rotation, or lack the tokens.
+    row = UsersIntegrations.objects.using(using).filter(pk=instance.pk).first()
     # After commit: a deletion that is rolled back must not end the link, and no provider is
-    # asked within a transaction. Until then the row at hand holds the tokens sealed.
-    if instance.has_secret("strava_token"):
-        transaction.on_commit(lambda: strava.revoke_row(instance), using=using, robust=True)
+    # asked within a transaction. Until then the row holds the tokens sealed.
+    if row is not None and row.strava_status != LinkStatus.NOT_LINKED:
+        transaction.on_commit(lambda: strava.revoke_row(row), using=using, robust=True)

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.contrib import messages
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -20,6 +21,12 @@ from . import conf, services
 from .exceptions import IntegrationsError
 from .strava import scopes
 from .strava.forms import StravaClientForm
+
+
+class AthleteRequest(HttpRequest):
+    """A request that has passed athlete_view (for the type checker)."""
+
+    user: AbstractBaseUser  # type: ignore[assignment]
 
 
 def wants_json(request: HttpRequest) -> bool:
@@ -64,7 +71,7 @@ def failed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:
 
 @athlete_view
 @require_GET
-def settings_page(request: HttpRequest) -> HttpResponse:
+def settings_page(request: AthleteRequest) -> HttpResponse:
     """What is linked, how it fares, and the one thing to press."""
     row = services.get_integrations_or_default(request.user.pk)
     status = services.describe_integrations(row)
@@ -94,6 +101,6 @@ def settings_page(request: HttpRequest) -> HttpResponse:
 
 @athlete_view
 @require_GET
-def status(request: HttpRequest) -> HttpResponse:
+def status(request: AthleteRequest) -> HttpResponse:
     """The state of both providers as JSON, without secrets."""
     return JsonResponse(services.get_integrations_status(request.user.pk))

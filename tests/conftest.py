@@ -124,7 +124,9 @@ def begin(client: Client, **fields: str) -> dict[str, str]:
     """Press "Connect with Strava"; returns the query that the consent page gets."""
     response = client.post(reverse("integrations:strava_connect"), fields)
     assert response.status_code == 302, response.content
-    return {name: values[0] for name, values in parse_qs(urlsplit(response["Location"]).query).items()}
+    return {
+        name: values[0] for name, values in parse_qs(urlsplit(response["Location"]).query).items()
+    }
 
 
 def come_back(client: Client, **query: str) -> Any:

@@ -150,7 +150,9 @@ def test_only_the_fields_that_were_set_are_edited(alice, row):
 
 
 def test_an_edit_without_fields_writes_nothing(alice, row):
-    with CaptureQueriesContext(connection, ) as queries:
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
         assert services.edit_user_integrations(UsersIntegrationsUpdate(), alice.pk) == row
     assert len(queries) == 1
 
@@ -349,8 +351,12 @@ def test_an_update_refuses_unknown_fields():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"strava_token": 5}, {"strava_sync_gear": "yes"}, {"strava_sync_gear": None},
-     {"garminconnect_oauth1": "text"}],
+    [
+        {"strava_token": 5},
+        {"strava_sync_gear": "yes"},
+        {"strava_sync_gear": None},
+        {"garminconnect_oauth1": "text"},
+    ],
 )
 def test_schemas_are_strict(fields):
     with pytest.raises(ValidationError):

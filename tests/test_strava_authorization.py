@@ -60,6 +60,10 @@ def test_the_button_leads_to_the_consent_page(alice_client, strava, sandbox):
     }
 
 
+def test_reconnecting_a_link_that_works_asks_for_permissions_again(alice_client, linked):
+    assert begin(alice_client)["approval_prompt"] == "force"
+
+
 def test_a_program_gets_json(alice_client, strava):
     response = alice_client.post(
         reverse("integrations:strava_connect"), headers={"accept": "application/json"}
@@ -226,7 +230,9 @@ def test_denial_is_said_plainly(alice, alice_client, strava, state):
     ("error", "words"),
     [("temporarily_unavailable", "cannot be reached"), ("<script>", "did not accept")],
 )
-def test_other_errors_at_the_consent_page_are_said_plainly(alice_client, strava, state, error, words):
+def test_other_errors_at_the_consent_page_are_said_plainly(
+    alice_client, strava, state, error, words
+):
     come_back(alice_client, state=state, error=error)
     [message] = messages_of(alice_client)
     assert words in message
@@ -270,9 +276,9 @@ def test_a_relink_that_fails_leaves_the_link_exactly_as_it_was(
     alice, alice_client, strava, linked, fault
 ):
     before = snapshot(alice)
-    state = begin(
-        alice_client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET
-    )["state"]
+    state = begin(alice_client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET)[
+        "state"
+    ]
     strava.fail("token", fault)
 
     response = come_back(
@@ -422,9 +428,9 @@ def test_reconnecting_the_same_athlete_does_not_revoke_the_new_link(
 
 def test_changing_to_an_app_of_ones_own_revokes_the_old_link(alice, alice_client, strava, linked):
     old = linked.strava_token
-    state = begin(
-        alice_client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET
-    )["state"]
+    state = begin(alice_client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET)[
+        "state"
+    ]
 
     come_back(alice_client, state=state, code=strava.grant(ALICE, OTHER_CLIENT_ID), scope=FULL)
 
@@ -470,7 +476,18 @@ def test_a_site_with_atomic_requests_can_connect(alice, strava, settings, alice_
 
 # --- Garbage ------------------------------------------------------------------------------------
 
-GARBAGE = ["", "\0", "a\0b", "x" * 100_000, "é" * 500, "\ud7ff\U0010ffff", "'; --", " ", "\r\n", "%00"]
+GARBAGE = [
+    "",
+    "\0",
+    "a\0b",
+    "x" * 100_000,
+    "é" * 500,
+    "\ud7ff\U0010ffff",
+    "'; --",
+    " ",
+    "\r\n",
+    "%00",
+]
 
 
 @pytest.mark.parametrize("value", GARBAGE, ids=range(len(GARBAGE)))

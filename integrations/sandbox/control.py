@@ -114,7 +114,10 @@ def state(providers: Providers, request: HttpRequest) -> HttpResponse:
 
 
 def faults(providers: Providers, request: HttpRequest) -> HttpResponse:
-    """Switch a fault on (`provider`, `endpoint`, `fault`, `times`, `seconds`), or all off."""
+    """Switch a fault on (`provider`, `endpoint`, `fault`, `times`, `seconds`), or all off.
+
+    Answers with what is on now.
+    """
     _allow(request, "GET", "POST", "DELETE")
     if request.method == "POST":
         fields = _fields(request)
@@ -125,7 +128,8 @@ def faults(providers: Providers, request: HttpRequest) -> HttpResponse:
     elif request.method == "DELETE":
         for provider in providers.values():
             provider.recover()
-    return JsonResponse({name: each.faults.as_list() for name, each in providers.items()})
+    on = {name: each.faults.as_list() for name, each in providers.items()}
+    return JsonResponse({name: each for name, each in on.items() if each})
 
 
 def reset(providers: Providers, request: HttpRequest) -> HttpResponse:

@@ -33,6 +33,7 @@ from django.urls.resolvers import RegexPattern
 
 from . import control
 from .faults import ConnectionClosed, ConnectionReset
+from .garmin import Garmin
 from .provider import Provider
 from .strava import Strava
 
@@ -233,7 +234,10 @@ class Sandbox:
         self._thread: threading.Thread | None = None
         # Event.wait is a sleep that ends when the sandbox stops.
         self.strava = Strava(token_lifetime=token_lifetime, clock=clock, sleep=self._stopping.wait)
-        self.providers: dict[str, Provider] = {self.strava.name: self.strava}
+        self.garmin = Garmin(clock=clock, sleep=self._stopping.wait)
+        self.providers: dict[str, Provider] = {
+            provider.name: provider for provider in (self.strava, self.garmin)
+        }
         patterns = [*control.urlpatterns(self.providers)]
         for provider in self.providers.values():
             patterns += provider.urlpatterns()

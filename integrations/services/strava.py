@@ -37,9 +37,7 @@ SITE_CLIENT_MESSAGE = _(
 
 
 @database_errors
-def set_user_strava_client(
-    user_id: int, client_id: str | None, client_secret: str | None
-) -> None:
+def set_user_strava_client(user_id: int, client_id: str | None, client_secret: str | None) -> None:
     """Store the user's own Strava app, which wins over the site's.
 
     Raises IntegrationsNotFound if the user has no integrations row.

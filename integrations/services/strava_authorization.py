@@ -20,11 +20,10 @@ from ..exceptions import (
     InvalidState,
     ProviderUnavailable,
 )
-from ..models import UsersIntegrations
+from ..models import LinkStatus, UsersIntegrations
 from ..strava.client import StravaClient
 from . import _rows, strava
 from ._rows import AUTHORIZATION_LIFETIME, database_errors
-
 
 # RFC 6749, section 4.1.2.1
 _ERRORS: dict[str, type[IntegrationsError]] = {
@@ -68,24 +67,27 @@ def begin_strava_authorization(
     """
     if bool(client_id) != bool(client_secret):
         raise ClientRequired
-    pending = {}
+    _rows.ensure_row(user_id)
+    row = _rows.get_row(user_id)
+    state = secrets.token_urlsafe(32)  # 256 bits; RFC 6749, section 10.10, asks for 128
+    columns = _rows.state_columns(state)
     if client_id and client_secret:
         client = StravaClient(client_id, client_secret)
-        pending = {
+        columns |= {
             "strava_pending_client_id": client_id,
             "strava_pending_client_secret": client_secret,
         }
-        _rows.ensure_row(user_id)
     else:
-        try:
-            client = strava.own_client(_rows.get_row(user_id)) or strava.site_client()
-        except IntegrationsNotFound:
-            client = strava.site_client()
-            _rows.ensure_row(user_id)
-    state = secrets.token_urlsafe(32)  # 256 bits; RFC 6749, section 10.10, asks for 128
-    _rows.update(user_id, **{**_rows.state_columns(state), **pending})
+        client = strava.own_client(row) or strava.site_client()
+    _rows.update(user_id, **columns)
     return AuthorizationRequest(
-        authorization_url=client.authorization_url(redirect_uri, conf.strava_scopes(), state),
+        authorization_url=client.authorization_url(
+            redirect_uri,
+            conf.strava_scopes(),
+            state,
+            # Whoever reconnects a link that works wants to change its permissions.
+            force=row.strava_status == LinkStatus.LINKED,
+        ),
         state=state,
         expires_in=AUTHORIZATION_LIFETIME,
     )

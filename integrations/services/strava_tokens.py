@@ -12,7 +12,7 @@ import logging
 import random
 import time
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import InterfaceError, OperationalError, connections, router
 from django.db.models import F
@@ -128,7 +128,7 @@ def _as_error(row: UsersIntegrations) -> Exception:
     return error(retry_after=_seconds_until(row.strava_retry_at))
 
 
-def _seconds_until(moment: object) -> int | None:
+def _seconds_until(moment: datetime | None) -> int | None:
     if moment is None:
         return None
     return max(0, round((moment - timezone.now()).total_seconds()))

@@ -91,8 +91,12 @@ class StravaClient(ProviderClient):
     def __repr__(self) -> str:
         return "<StravaClient>"
 
-    def authorization_url(self, redirect_uri: str, scopes: list[str], state: str) -> str:
-        """Where to send the athlete's browser. Makes no request.
+    def authorization_url(
+        self, redirect_uri: str, scopes: list[str], state: str, *, force: bool = False
+    ) -> str:
+        """Where to send the athlete's browser; makes no request.
+
+        With `force` Strava asks again for permissions that were granted before.
 
         Source: https://developers.strava.com/docs/authentication/#requesting-access
         """
@@ -100,7 +104,7 @@ class StravaClient(ProviderClient):
             "client_id": self.client_id,
             "redirect_uri": redirect_uri,
             "response_type": "code",
-            "approval_prompt": "auto",
+            "approval_prompt": "force" if force else "auto",
             "scope": ",".join(scopes),
             "state": state,
         }
@@ -169,7 +173,7 @@ class StravaClient(ProviderClient):
                     return InvalidGrant(provider_status=status)
                 case "refreshtoken", "refresh_token", "invalid":
                     return InvalidRefreshToken(provider_status=status)
-                case ("athlete" | "accesstoken"), _, _:
+                case (("athlete" | "accesstoken"), _, _):
                     return TokenRejected(provider_status=status)
         if status == 403 and _is_limit(body, faults):
             return AthleteLimitReached(provider_status=status)

@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.core.validators import RegexValidator
+from django.http import QueryDict
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import InvalidInput, InvalidState
@@ -34,7 +35,9 @@ class AuthorizationResponseForm(forms.Form):
     def response(self) -> dict[str, Any]:
         """The redirect's parameters. Raises InvalidState or InvalidInput if they are unusable."""
         # A parameter must not be included more than once (RFC 6749, section 3.1).
-        if any(len(self.data.getlist(name)) > 1 for name in self.fields):
+        if isinstance(self.data, QueryDict) and any(
+            len(self.data.getlist(name)) > 1 for name in self.fields
+        ):
             raise InvalidInput
         if not self.is_valid():
             raise InvalidState if "state" in self.errors else InvalidInput

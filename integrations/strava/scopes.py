@@ -27,9 +27,7 @@ SCOPES: dict[str, Scope] = {
     "profile:write": Scope(
         _("Change your profile"), _("your weight and starred segments cannot be updated")
     ),
-    "activity:read": Scope(
-        _("See your activities"), _("your activities cannot be read")
-    ),
+    "activity:read": Scope(_("See your activities"), _("your activities cannot be read")),
     "activity:read_all": Scope(
         _("See your private activities"), _("activities only you can see stay invisible here")
     ),

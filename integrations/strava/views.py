@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
+from django.http import HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from .. import services
 from ..exceptions import IntegrationsError, InvalidInput
-from ..views import athlete_view, done, failed, wants_json
+from ..views import AthleteRequest, athlete_view, done, failed, wants_json
 from . import scopes
 from .forms import AuthorizationResponseForm, StravaClientForm
 
@@ -18,7 +18,7 @@ from .forms import AuthorizationResponseForm, StravaClientForm
 @athlete_view
 @require_POST
 @sensitive_post_parameters()
-def connect(request: HttpRequest) -> HttpResponse:
+def connect(request: AthleteRequest) -> HttpResponse:
     """Send the athlete to Strava's consent page (RFC 6749, section 4.1.1)."""
     form = StravaClientForm(request.POST)
     try:
@@ -47,7 +47,7 @@ def connect(request: HttpRequest) -> HttpResponse:
 
 @athlete_view
 @require_GET
-def callback(request: HttpRequest) -> HttpResponse:
+def callback(request: AthleteRequest) -> HttpResponse:
     """Redirection endpoint of the code grant (RFC 6749, section 3.1.2)."""
     form = AuthorizationResponseForm(request.GET)
     # From here on no crash page, error mail or access log finds the code in the request.
@@ -74,7 +74,7 @@ def callback(request: HttpRequest) -> HttpResponse:
 
 @athlete_view
 @require_POST
-def disconnect(request: HttpRequest) -> HttpResponse:
+def disconnect(request: AthleteRequest) -> HttpResponse:
     """Revoke at Strava and forget everything here."""
     try:
         revoked = services.disconnect_strava(request.user.pk)

@@ -1,0 +1,186 @@
+"""What staff see and may do, and that no secret is among it."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from integrations import services
+from integrations.models import LinkStatus, UsersIntegrations
+from integrations.sandbox.strava import ALICE, BJORN
+
+from .conftest import row_of
+
+LIST = reverse("admin:integrations_usersintegrations_changelist")
+
+
+@pytest.fixture
+def admin(db):
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("root", "r@example.com", "pw"))
+    return client
+
+
+@pytest.fixture
+def staff(db):
+    """Log in as staff with just these permissions on integrations."""
+
+    def staff(*actions):
+        user = get_user_model().objects.create_user("staff", "s@example.com", "pw", is_staff=True)
+        for action in actions:
+            user.user_permissions.add(
+                Permission.objects.get(codename=f"{action}_usersintegrations")
+            )
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return staff
+
+
+def act(client, action, *rows):
+    return client.post(
+        LIST, {"action": action, "_selected_action": [row.pk for row in rows]}, follow=True
+    )
+
+
+def detail(row):
+    return reverse("admin:integrations_usersintegrations_change", args=[row.pk])
+
+
+def test_every_row_is_found_by_its_user(alice, bob, linked, admin):
+    services.create_user_integrations(bob.pk)
+    for query in ("alice", "ALICE", "alice@example.com"):
+        page = admin.get(LIST, {"q": query})
+        assert [row.user for row in page.context["cl"].result_list] == [alice]
+    assert len(admin.get(LIST).context["cl"].result_list) == 2
+
+
+def test_state_and_health_are_seen_at_a_glance(alice, bob, link, linked, admin):
+    link(bob, BJORN)
+    UsersIntegrations.objects.filter(user=bob).update(
+        strava_relink_required_at=timezone.now(), strava_error="relink_required"
+    )
+    text = admin.get(LIST).content.decode()
+    for words in ("Connected", "Needs reconnecting", "Good", "read, profile:read_all"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ({"strava": "linked"}, ["alice"]),
+        ({"strava": "relink_required"}, ["bob"]),
+        ({"strava": "not_linked"}, ["carol"]),
+        ({"strava_token_age": "fresh"}, ["alice"]),
+        ({"strava_token_age": "expired"}, ["bob"]),
+        ({"strava_error": "relink_required"}, ["bob"]),
+        ({"strava_scope": "read"}, ["bob"]),
+        ({"strava": "nonsense"}, ["alice", "bob", "carol"]),
+    ],
+)
+def test_rows_are_filtered(alice, bob, link, linked, admin, query, names):
+    link(bob, BJORN, expires_in=-60)
+    UsersIntegrations.objects.filter(user=bob).update(
+        strava_relink_required_at=timezone.now(),
+        strava_error="relink_required",
+        strava_scope="read",
+    )
+    carol = get_user_model().objects.create_user("carol")
+    services.create_user_integrations(carol.pk)
+
+    page = admin.get(LIST, query)
+
+    assert sorted(row.user.username for row in page.context["cl"].result_list) == names
+
+
+def test_no_secret_is_anywhere(alice, linked, admin):
+    services.set_user_strava_client(alice.pk, "s3cret-client-id", "s3cret-client")
+    services.link_garminconnect_account(alice.pk, {"x": "s3cret-1"}, {"y": "s3cret-2"})
+    services.set_user_strava_state(alice.pk, "s3cret-state")
+    row = row_of(alice)
+    delete = reverse("admin:integrations_usersintegrations_delete", args=[row.pk])
+    history = reverse("admin:integrations_usersintegrations_history", args=[row.pk])
+    for url in (LIST, f"{LIST}?q=alice", detail(row), delete, history):
+        page = admin.get(url)
+        assert page.status_code == 200
+        text = page.content.decode()
+        for secret in ("s3cret", linked.strava_token[:8], linked.strava_refresh_token[:8], "gAAAA"):
+            assert secret not in text, url
+
+
+def test_nothing_can_be_edited_or_added(linked, admin):
+    assert admin.get(reverse("admin:integrations_usersintegrations_add")).status_code == 403
+    assert admin.post(detail(linked), {"strava_token": "x"}).status_code == 403
+    assert b'name="strava' not in admin.get(detail(linked)).content
+
+
+def test_the_list_costs_few_queries_and_no_decryption(
+    linked, admin, django_assert_max_num_queries, monkeypatch
+):
+    monkeypatch.setattr("integrations.fields.fernet", lambda: pytest.fail("decrypted"))
+    users = get_user_model().objects.bulk_create(
+        get_user_model()(username=f"user{n}") for n in range(120)
+    )
+    UsersIntegrations.objects.bulk_create(UsersIntegrations(user=user) for user in users)
+    with django_assert_max_num_queries(8):
+        page = admin.get(LIST)
+    assert len(page.context["cl"].result_list) == 100
+
+
+def test_refresh_now(alice, bob, linked, link, strava, admin):
+    strava.expire(ALICE, expires_in=60)
+    link(bob, BJORN)
+    strava.revoke_grant(BJORN)
+
+    page = act(admin, "refresh_strava", linked, row_of(bob))
+
+    text = page.content.decode()
+    assert "1 token refreshed" in text
+    assert "Bob: Strava no longer accepts" in text
+    assert row_of(alice).strava_token != linked.strava_token
+    assert LogEntry.objects.get().get_change_message() == "Strava token refreshed by hand."
+
+
+def test_disconnect(alice, linked, strava, admin):
+    page = act(admin, "disconnect_strava", linked)
+
+    assert "1 athlete disconnected" in page.content.decode()
+    assert strava.calls["revoke"] == 1
+    assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_deleting_a_row_in_the_admin_revokes(alice, linked, strava, admin):
+    token = linked.strava_token
+    url = reverse("admin:integrations_usersintegrations_delete", args=[linked.pk])
+    admin.post(url, {"post": "yes"})
+    assert not UsersIntegrations.objects.exists()
+    assert not strava.is_alive(token)
+
+
+@pytest.mark.parametrize("action", ["refresh_strava", "disconnect_strava"])
+def test_who_may_only_view_may_not_act(alice, linked, strava, staff, action):
+    client = staff("view")
+    assert client.get(LIST).status_code == 200
+    assert b"disconnect_strava" not in client.get(LIST).content
+
+    act(client, action, linked)
+
+    assert not strava.calls
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+
+
+def test_the_change_permission_lets_act(alice, linked, strava, staff):
+    act(staff("view", "change"), "disconnect_strava", linked)
+    assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
+
+
+def test_staff_without_permission_and_athletes_see_nothing(linked, staff, alice_client):
+    assert staff().get(LIST).status_code == 403
+    assert alice_client.get(LIST).status_code == 302
