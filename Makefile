@@ -24,7 +24,7 @@ run: setup
 	@$(BIN)/python -m project.development dotenv
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@$(BIN)/python -m project.development users
-	@$(BIN)/honcho start
+	@$(BIN)/honcho start || test $$? -eq 130 # ended by Ctrl-C
 
 test: setup
 	@$(BIN)/python -m tests.run $(ARGS)

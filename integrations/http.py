@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 import requests
+import urllib3
 from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
 
@@ -105,13 +106,14 @@ class ProviderClient:
                 stream=True,
             ) as response:
                 body = b""
-                for chunk in response.iter_content(8192):
+                # read1, because iter_content gives a slow body back only when it is whole.
+                while chunk := response.raw.read1(8192, decode_content=True):
                     body += chunk
                     if len(body) > MAX_BODY:
                         raise InvalidProviderReply(provider_status=response.status_code)
                     if time.monotonic() > deadline:
                         raise ProviderUnavailable(provider_status=response.status_code)
-        except (requests.RequestException, OSError) as exc:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
             logger.warning("%s %s: %s", self.provider, method, type(exc).__name__)
             raise ProviderUnavailable from exc
         if response.status_code >= 300:

@@ -57,7 +57,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_client_secret = EncryptedTextField(null=True, blank=True)
     strava_token = EncryptedTextField(null=True, blank=True)
     strava_refresh_token = EncryptedTextField(null=True, blank=True)
-    strava_token_expires_at = models.DateTimeField(null=True, blank=True)
+    strava_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
     strava_sync_gear = models.BooleanField(default=False)
     strava_athlete_id = models.BigIntegerField(null=True, blank=True)
     # What was granted, comma-separated as Strava sends it; never what was merely asked for.
@@ -77,7 +77,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     # Strava: the link's health.
     strava_refreshed_at = models.DateTimeField(null=True, blank=True)
     strava_relink_required_at = models.DateTimeField(null=True, blank=True)
-    strava_error = models.CharField(max_length=64, blank=True, default="")
+    strava_error = models.CharField(_("Strava error"), max_length=64, blank=True, default="")
     strava_failures = models.PositiveIntegerField(default=0)
     strava_retry_at = models.DateTimeField(null=True, blank=True)
 
