@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from .fields import EncryptedJSONField, EncryptedTextField, KeepsSecretsSealed
@@ -33,15 +31,6 @@ STRAVA_STATUS: dict[str, Q] = {
 class UsersIntegrationsQuerySet(models.QuerySet["UsersIntegrations"]):
     def with_strava_status(self, status: str) -> UsersIntegrationsQuerySet:
         return self.filter(STRAVA_STATUS[status])
-
-    def lease_strava(self, lease: Any, seconds: int) -> int:
-        """Take the right to refresh where nobody holds it; says how many rows were taken.
-
-        The database's clock decides, because machines disagree about the time.
-        """
-        return self.filter(
-            Q(strava_lease_until__isnull=True) | Q(strava_lease_until__lt=Now())
-        ).update(strava_lease=lease, strava_lease_until=Now() + timedelta(seconds=seconds))
 
 
 class UsersIntegrations(KeepsSecretsSealed):

@@ -10,7 +10,7 @@ import time
 import pytest
 from django.utils import timezone
 
-from integrations import services
+from integrations import exceptions, services
 from integrations.models import LinkStatus, UsersIntegrations
 
 from .conftest import row_of
@@ -21,7 +21,7 @@ CALLERS = """
 import json, sys, threading, django
 django.setup()
 from django.db import connection
-from integrations import services
+from integrations import exceptions, services
 user_id, count = int(sys.argv[1]), int(sys.argv[2])
 got, barrier = [], threading.Barrier(count)
 def ask():
@@ -114,10 +114,10 @@ def test_a_refresher_killed_after_strava_rotated_costs_a_relink_and_says_so(
 ):
     """The one window that nobody can close: Strava has spent the token, and we are gone."""
     strava.fail("token", "reset_after", times=1)
-    with pytest.raises(services.strava_tokens.ProviderUnavailable):
+    with pytest.raises(exceptions.ProviderUnavailable):
         services.get_strava_access_token(alice.pk)
     assert row_of(alice).strava_status == LinkStatus.LINKED
 
-    with pytest.raises(services.strava_tokens.StravaRelinkRequired):
+    with pytest.raises(exceptions.StravaRelinkRequired):
         services.get_strava_access_token(alice.pk)
     assert row_of(alice).strava_status == LinkStatus.RELINK_REQUIRED

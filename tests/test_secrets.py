@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.debug import ExceptionReporter
 
-from integrations import services
+from integrations import exceptions, services
 from integrations.models import UsersIntegrations
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from integrations.strava.client import StravaClient, StravaTokens
@@ -84,7 +84,7 @@ def test_a_whole_journey_leaves_no_secret_behind(alice, alice_client, strava, ca
             strava.fail("token", fault, times=1)
         try:
             secrets.add(services.get_strava_access_token(alice.pk))
-        except services.strava_tokens.ProviderError as exc:
+        except exceptions.ProviderError as exc:
             shown.append(repr(exc) + str(exc))
         look()
     everything = everything_stored()

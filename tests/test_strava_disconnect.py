@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from integrations import services
+from integrations import exceptions, services
 from integrations.models import LinkStatus, UsersIntegrations
 from integrations.sandbox.strava import ALICE
 from integrations.signals import account_unlinked
@@ -62,7 +62,7 @@ def test_a_key_that_is_lost_does_not_stop_it(alice, alice_client, linked, strava
 
 def test_a_dead_link_can_be_disconnected(alice, alice_client, expired, strava):
     strava.revoke_grant(ALICE)
-    with pytest.raises(services.strava_tokens.StravaRelinkRequired):
+    with pytest.raises(exceptions.StravaRelinkRequired):
         services.get_strava_access_token(alice.pk)
 
     alice_client.post(reverse(URL))

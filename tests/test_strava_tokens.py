@@ -25,7 +25,7 @@ from integrations.exceptions import (
 )
 from integrations.models import LinkStatus, UsersIntegrations
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
-from integrations.services import strava_tokens
+from integrations.services import _single_flight
 from integrations.signals import relink_required
 from integrations.strava.client import StravaClient
 
@@ -338,12 +338,12 @@ def test_a_refresher_that_died_frees_the_way(alice, expired, strava):
 
 
 def test_a_lease_runs_out_within_a_minute():
-    assert strava_tokens.LEASE < 60
-    assert strava_tokens.WAIT > strava_tokens.LEASE
+    assert _single_flight.LEASE < 60
+    assert _single_flight.WAIT > _single_flight.LEASE
 
 
 def test_whoever_waits_too_long_is_told_to_come_back(alice, expired, strava, monkeypatch):
-    monkeypatch.setattr(strava_tokens, "WAIT", 0.2)
+    monkeypatch.setattr(_single_flight, "WAIT", 0.2)
     UsersIntegrations.objects.update(
         strava_lease=uuid.uuid4(), strava_lease_until=Now() + timedelta(seconds=30)
     )

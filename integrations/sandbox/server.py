@@ -197,6 +197,7 @@ class _Handler(simple_server.WSGIRequestHandler):
             chunks, content = iter(response), b""
         lines = [f"HTTP/1.1 {response.status_code} {response.reason_phrase}"]
         lines += [f"{name}: {value}" for name, value in response.items()]
+        lines += [f"Set-Cookie: {each.OutputString()}" for each in response.cookies.values()]
         lines += [f"Date: {self.date_time_string()}", "Server: sandbox"]
         if self.close_connection:
             lines.append("Connection: close")

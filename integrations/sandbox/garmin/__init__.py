@@ -122,13 +122,22 @@ class Garmin(GarminState):
         return errors.canned(fault)
 
     def describe(self, request: HttpRequest) -> dict[str, Any]:
-        """Name the account where the call does, and the grant. Passwords and codes stay out."""
+        """Name the account where the call does, and the grant. Passwords and codes stay out.
+
+        A password is counted here, before a fault can keep it from the view:
+        it has left the site, whatever it is answered.
+        """
         if request.content_type == "application/json":
-            return {"account": sso.text(sso.json_body(request), "username") or None}
+            fields = sso.json_body(request)
+        else:
+            fields = request.POST.dict()
+        account = sso.text(fields, "username")
+        if "password" in fields:
+            self.count_attempt(account)
         return {
-            "account": request.POST.get("username"),
-            "grant_type": request.POST.get("grant_type"),
-            "client_id": request.POST.get("client_id"),
+            "account": account or None,
+            "grant_type": fields.get("grant_type"),
+            "client_id": fields.get("client_id"),
         }
 
     def controls(self) -> Mapping[str, Callable[..., object]]:

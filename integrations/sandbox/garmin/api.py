@@ -16,8 +16,6 @@ from . import errors
 from .demo import Account, Gear
 from .state import GarminState
 
-_V2_TYPES = {"Bike": "BIKE", "Shoes": "SHOES", "Other": "OTHER"}
-
 
 def _owner(garmin: GarminState, request: HttpRequest, tld: str) -> Account:
     """Whose token or cookie this is."""
@@ -159,7 +157,7 @@ def _v2(account: Account, each: Gear) -> dict[str, Any]:
     shown = {
         "uuid": each.uuid,
         "userProfilePk": account.profile_id,
-        "gearType": _V2_TYPES[each.type],
+        "gearType": each.type.upper(),
         "status": "RETIRED" if each.retired_on else "ACTIVE",
         "name": each.name,
         "brand": each.make,

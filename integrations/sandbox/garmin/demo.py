@@ -31,14 +31,15 @@ BLOCKED = "blocked@example.com"
 CHINA = "china@example.com"
 
 WAYS = ("mobile", "widget", "portal")
+GEAR_TYPES = ("Bike", "Shoes", "Other")
 
 
 @dataclass
 class Gear:
     """One piece of gear: distances in metres, dates as ISO days.
 
-    `type` is "Bike", "Shoes" or "Other", the only names that the older
-    endpoint has. `removed` gear is still listed, but its statistics are a 404.
+    `type` is one of GEAR_TYPES, the only names that the older endpoint has:
+    skis are "Other". `removed` gear is still listed, but its statistics are a 404.
     """
 
     pk: int
@@ -52,6 +53,10 @@ class Gear:
     retired_on: str | None = None
     maximum: float = 0.0
     removed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.type not in GEAR_TYPES:
+            raise ValueError(f"the types of gear are {', '.join(GEAR_TYPES)}")
 
     @property
     def uuid(self) -> str:

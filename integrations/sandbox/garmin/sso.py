@@ -73,7 +73,6 @@ def try_password(
 
     Raises Refusal where Garmin's front answers instead.
     """
-    garmin.count_attempt(email)
     account = garmin.find_account(email, f"garmin.{tld}")
     if account is not None:
         if account.throttled:
@@ -105,12 +104,11 @@ def login(way: str, garmin: GarminState, request: HttpRequest, tld: str) -> Http
         raise errors.method_not_allowed()
     fields = json_body(request)
     sign_in = find_sign_in(garmin, request, tld)
-    email = text(fields, "username")
     if sign_in is None or "sign-in" not in request.META.get("HTTP_REFERER", ""):
         # Garmin's front refuses a password that comes without the page before it.
-        garmin.count_attempt(email)
         return errors.front(429)
-    kind, account = try_password(garmin, way, tld, email, text(fields, "password"))
+    email, password = text(fields, "username"), text(fields, "password")
+    kind, account = try_password(garmin, way, tld, email, password)
     if account is None or kind not in ("SUCCESSFUL", "MFA_REQUIRED"):
         return _answer(kind)
     if kind == "MFA_REQUIRED":

@@ -193,12 +193,12 @@ class GarminState(Provider):
             for name, value in changes.items():
                 if name not in _FIELDS or not isinstance(value, _FIELDS[name]):
                     raise TypeError(f"an account has no such {name}")
-                if name == "domain" and value not in ("garmin.com", "garmin.cn"):
-                    raise ValueError(f"no such domain: {value!r}")
-                if name == "blocked" and set(value) - set(WAYS):
-                    raise ValueError(f"the ways in are {', '.join(WAYS)}")
-                if name == "delay" and not 0 <= value <= 3600:
-                    raise ValueError("delay must be between 0 and 3600")
+            if changes.get("domain", account.domain) not in ("garmin.com", "garmin.cn"):
+                raise ValueError("the domains are garmin.com and garmin.cn")
+            if set(changes.get("blocked", ())) - set(WAYS):
+                raise ValueError(f"the ways in are {', '.join(WAYS)}")
+            if not 0 <= changes.get("delay", 0) <= 3600:
+                raise ValueError("delay must be between 0 and 3600")
             for name, value in changes.items():
                 if name == "gear":
                     value = [each if isinstance(each, Gear) else Gear(**each) for each in value]
@@ -211,8 +211,15 @@ class GarminState(Provider):
         """Invent one more account, or replace one. Raises as `edit_account` does."""
         with self._lock:
             profile_id = 1 + max(each.profile_id for each in self.accounts.values())
+            former = self.accounts.get(email)
             self.accounts[email] = Account(email, full_name, profile_id)
-            return self.edit_account(email, gear=list(gear), **fields)
+            try:
+                return self.edit_account(email, gear=list(gear), **fields)
+            except (TypeError, ValueError):
+                del self.accounts[email]
+                if former is not None:
+                    self.accounts[email] = former
+                raise
 
     def counts(self) -> dict[str, int]:
         with self._lock:

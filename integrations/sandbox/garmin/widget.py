@@ -71,12 +71,10 @@ def _checked(garmin: GarminState, request: HttpRequest, tld: str) -> SignIn | No
 
 def submit(garmin: GarminState, request: HttpRequest, tld: str) -> HttpResponse:
     """Take the password."""
-    email = request.POST.get("username", "")
     found = _checked(garmin, request, tld)
     if found is None:
-        garmin.count_attempt(email)
         return _page("Session expired")
-    password = request.POST.get("password", "")
+    email, password = request.POST.get("username", ""), request.POST.get("password", "")
     kind, account = sso.try_password(garmin, "widget", tld, email, password)
     if account is None or kind not in ("SUCCESSFUL", "MFA_REQUIRED"):
         return _form(_TITLES[kind], found)

@@ -1,0 +1,279 @@
+"""One refresh at a time for a link, over threads, processes and machines.
+
+Whoever finds a token too old takes a lease on the row with one conditional UPDATE, asks the
+provider with no transaction open, and writes what it answered with another UPDATE, guarded by
+the very secret that it replaces. Whoever comes second waits for the winner's token. A refresher
+that dies midway frees the way when its lease runs out.
+
+A keeper says what differs between providers. It works on the columns `PROVIDER_lease`,
+`_lease_until`, `_failures`, `_error`, `_retry_at` and `_relink_required_at`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import InterfaceError, OperationalError, connections, router
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from ..exceptions import (
+    IntegrationsError,
+    IntegrationsNotFound,
+    InvalidGrant,
+    ProviderError,
+    ProviderUnavailable,
+    SecretUnreadable,
+    error_by_code,
+)
+from ..models import LinkStatus, UsersIntegrations
+from ..signals import relink_required
+from . import _rows
+
+logger = logging.getLogger("integrations.links")
+
+# Seconds. A lease is longer than a refresh may take (the timeouts of http.py and the retries of
+# _store), and short enough for a refresher that was killed to free the way within a minute.
+LEASE = 30
+STORE_FOR = 12
+WAIT = LEASE + 10
+BACKOFF = 60
+MAX_BACKOFF = 24 * 60 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed[Token]:
+    """What a provider answered: the token to hand out, the columns to write, and how to get rid
+    of it at the provider should there be no link any more to write it to."""
+
+    token: Token = field(repr=False)
+    columns: dict[str, Any] = field(repr=False)
+    discard: Callable[[], object] = lambda: None
+
+
+class TokenKeeper[Token](ABC):
+    provider: str
+    guard: str  # the encrypted column that a refresh spends and replaces
+    not_linked: type[IntegrationsError]
+    relink_required: type[IntegrationsError]
+    dead: type[InvalidGrant]  # the one answer that ends a link
+    unavailable: type[ProviderUnavailable] = ProviderUnavailable
+
+    @abstractmethod
+    def is_fresh(self, row: UsersIntegrations) -> bool:
+        """Whether the stored token is good for long enough."""
+
+    @abstractmethod
+    def read(self, row: UsersIntegrations) -> Token:
+        """The stored token. Raises SecretUnreadable if no key opens it."""
+
+    @abstractmethod
+    def refresh(self, row: UsersIntegrations) -> Refreshed[Token]:
+        """Ask the provider, once. Raises `dead`, or another ProviderError."""
+
+    def obtain(self, user_id: int, *, replacing: Token | None = None) -> Token:
+        """A token that is fresh, and not the one that is being replaced.
+
+        Raises `not_linked`, `relink_required`, or a ProviderError that leaves the link as it is.
+        """
+        _rows.require_autocommit()
+        give_up = time.monotonic() + WAIT
+        pause = 0.03
+        first = None
+        while True:
+            row = self.linked_row(user_id)
+            first = first or row
+            if self.is_fresh(row):
+                token = self._open(row)
+                if replacing is None or token != replacing:
+                    return token
+            if self._get(row, "failures") > self._get(first, "failures"):
+                # The refresh that this call waited for has failed: share its answer, because a
+                # provider in trouble is not helped by every waiter asking once more.
+                raise self._stored_error(row)
+            lease = uuid.uuid4()
+            if self._take_lease(row, lease):
+                refreshed = self._refresh(row, lease)
+                if refreshed is not None:
+                    return refreshed.token
+            if time.monotonic() > give_up:
+                raise self.unavailable(retry_after=LEASE)
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter, not a secret)
+            pause = min(pause * 1.5, 0.3)
+
+    def stored(self, user_id: int) -> Token:
+        """The token as it is stored, fresh or not. Raises `not_linked` or `relink_required`."""
+        return self._open(self.linked_row(user_id))
+
+    def linked_row(self, user_id: int) -> UsersIntegrations:
+        """The user's row. Raises `not_linked` or `relink_required`."""
+        try:
+            row = _rows.get_row(user_id)
+        except IntegrationsNotFound:
+            raise self.not_linked from None
+        match self._get(row, "status"):
+            case LinkStatus.NOT_LINKED:
+                raise self.not_linked
+            case LinkStatus.RELINK_REQUIRED:
+                raise self.relink_required
+        return row
+
+    def declare_dead(self, row: UsersIntegrations) -> bool:
+        """End a link that the provider has ended, unless a newer secret stands in the row.
+
+        Another process may have rotated it a moment ago; the condition reads the row again and
+        writes it in one statement.
+        """
+        ended = self._rows(row.user_id).filter(
+            **{self.guard: row.sealed(self.guard), self._column("relink_required_at"): None}
+        )
+        if not ended.update(
+            **self._columns(
+                relink_required_at=timezone.now(),
+                error=self.relink_required.code,
+                retry_at=None,
+                lease=None,
+                lease_until=None,
+            )
+        ):
+            return False
+        logger.warning("%s link of user %s has ended", self.provider, row.user_id)
+        _rows.send_after_commit(relink_required, row.user_id, self.provider)
+        return True
+
+    # --- columns by provider --------------------------------------------------------------------
+
+    def _column(self, name: str) -> str:
+        return f"{self.provider}_{name}"
+
+    def _columns(self, **values: Any) -> dict[str, Any]:
+        return {self._column(name): value for name, value in values.items()}
+
+    def _get(self, row: UsersIntegrations, name: str) -> Any:
+        return getattr(row, self._column(name))
+
+    def _rows(self, user_id: int) -> Any:
+        return UsersIntegrations.objects.filter(user_id=user_id)
+
+    # --- the steps ------------------------------------------------------------------------------
+
+    def _open(self, row: UsersIntegrations) -> Token:
+        try:
+            return self.read(row)
+        except SecretUnreadable as exc:
+            # Not written to the row: a wrong key is the operator's to put right, and then the
+            # link works again.
+            logger.error("no key opens the %s tokens of user %s", self.provider, row.user_id)
+            raise self.relink_required from exc
+
+    def _stored_error(self, row: UsersIntegrations) -> ProviderError:
+        error = error_by_code(self._get(row, "error"))
+        if not issubclass(error, ProviderError):
+            error = self.unavailable
+        return error(retry_after=_seconds_until(self._get(row, "retry_at")))
+
+    def _take_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
+        """Win the right to refresh what was read: not if it was refreshed or has failed since.
+
+        The database's clock decides, because machines disagree about the time.
+        """
+        free = Q(**self._columns(lease_until__isnull=True)) | Q(
+            **self._columns(lease_until__lt=Now())
+        )
+        unchanged = {
+            self.guard: row.sealed(self.guard),
+            **self._columns(failures=self._get(row, "failures"), relink_required_at=None),
+        }
+        return bool(
+            self._rows(row.user_id)
+            .filter(free, **unchanged)
+            .update(**self._columns(lease=lease, lease_until=Now() + timedelta(seconds=LEASE)))
+        )
+
+    def _drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> None:
+        """Free the way, if the lease is still ours."""
+        self._rows(row.user_id).filter(**self._columns(lease=lease)).update(
+            **self._columns(lease=None, lease_until=None, **columns)
+        )
+
+    def _refresh(self, row: UsersIntegrations, lease: uuid.UUID) -> Refreshed[Token] | None:
+        """Ask the provider and write its answer; None if the row has to be read again."""
+        settled = False
+        try:
+            refreshed = self.refresh(row)
+            settled = True  # from here on the row is written, or is no longer ours to write
+            return self._store(row, refreshed)
+        except self.dead as exc:
+            settled = self.declare_dead(row)
+            if not settled:
+                return None
+            raise self.relink_required from exc
+        except SecretUnreadable as exc:
+            raise self.relink_required from exc
+        except ProviderError as exc:
+            if not settled:
+                self._drop_lease(
+                    row,
+                    lease,
+                    error=exc.code,
+                    failures=F(self._column("failures")) + 1,
+                    retry_at=timezone.now() + timedelta(seconds=self._backoff(row, exc)),
+                )
+                settled = True
+            raise
+        finally:
+            if not settled:
+                self._drop_lease(row, lease)
+
+    def _backoff(self, row: UsersIntegrations, exc: ProviderError) -> float:
+        """Seconds until a sweep may try again: doubling up to a day, with jitter."""
+        seconds = min(BACKOFF * 2 ** min(self._get(row, "failures"), 20), MAX_BACKOFF)
+        seconds *= random.uniform(0.75, 1.25)  # noqa: S311 (jitter, not a secret)
+        return min(max(seconds, exc.retry_after or 0), MAX_BACKOFF)
+
+    def _store(self, row: UsersIntegrations, refreshed: Refreshed[Token]) -> Any:
+        """Write what was answered, if the secret that it replaces is still the stored one.
+
+        The provider has rotated already, so a database that hiccups is asked again for a while
+        before the answer is given up: losing it is losing the link.
+        """
+        replaced = row.sealed(self.guard)
+        give_up = time.monotonic() + STORE_FOR
+        while True:
+            try:
+                if (
+                    self._rows(row.user_id)
+                    .filter(**{self.guard: replaced})
+                    .update(**refreshed.columns)
+                ):
+                    return refreshed
+                current = self._rows(row.user_id).first()
+            except (OperationalError, InterfaceError):
+                connection = connections[router.db_for_write(UsersIntegrations)]
+                if connection.in_atomic_block or time.monotonic() > give_up:
+                    raise
+                connection.close_if_unusable_or_obsolete()
+                time.sleep(0.2)
+                continue
+            if current is None or not current.has_secret(self.guard):
+                # Disconnected while the provider was being asked.
+                refreshed.discard()
+                raise self.not_linked
+            if getattr(current, self.guard) != getattr(row, self.guard):
+                return None  # relinked, or refreshed by another after our lease had run out
+            replaced = current.sealed(self.guard)  # re-encrypted with another key
+
+
+def _seconds_until(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    return max(0, round((moment - timezone.now()).total_seconds()))
