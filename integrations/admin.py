@@ -20,21 +20,39 @@ from django.utils.translation import ngettext
 
 from . import services
 from .exceptions import IntegrationsError
-from .models import LinkStatus, UsersIntegrations
+from .models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
 from .services.status import health_message
 
 
-class StravaStatusFilter(admin.SimpleListFilter):
+def _health(provider: str, status: LinkStatus, code: str) -> str:
+    if code:
+        return health_message(provider, code)
+    return "" if status == LinkStatus.NOT_LINKED else str(_("Good"))
+
+
+class StatusFilter(admin.SimpleListFilter):
+    """By the state of a provider's link."""
+
+    parameter_name: str
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(status.value, status.label) for status in LINK_CONDITIONS[self.parameter_name]]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        for status, condition in LINK_CONDITIONS[self.parameter_name].items():
+            if status == self.value():
+                return queryset.filter(condition)
+        return queryset
+
+
+class StravaStatusFilter(StatusFilter):
     title = _("Strava")
     parameter_name = "strava"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(LinkStatus.choices)
 
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        if self.value() in LinkStatus.values:
-            return queryset.with_strava_status(self.value())
-        return queryset
+class GarminConnectStatusFilter(StatusFilter):
+    title = _("Garmin Connect")
+    parameter_name = "garminconnect"
 
 
 class StravaExpiryFilter(admin.SimpleListFilter):
@@ -80,18 +98,26 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
         "strava_token_expires_at",
         "scopes",
         "garminconnect",
+        "garminconnect_health",
     )
     list_filter = (
         StravaStatusFilter,
+        GarminConnectStatusFilter,
         StravaExpiryFilter,
         ("strava_error", admin.AllValuesFieldListFilter),
+        ("garminconnect_error", admin.AllValuesFieldListFilter),
         StravaScopeFilter,
     )
     list_select_related = ("user",)
     list_per_page = 100
     show_full_result_count = False
     ordering = ("-id",)
-    actions = ("refresh_strava", "disconnect_strava")
+    actions = (
+        "refresh_strava",
+        "disconnect_strava",
+        "refresh_garminconnect",
+        "disconnect_garminconnect",
+    )
     fieldsets = (
         (None, {"fields": ("user", "created_at")}),
         (
@@ -113,7 +139,23 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
                 )
             },
         ),
-        (_("Garmin Connect"), {"fields": ("garminconnect", "garminconnect_sync_gear")}),
+        (
+            _("Garmin Connect"),
+            {
+                "fields": (
+                    "garminconnect",
+                    "garminconnect_health",
+                    "garminconnect_is_cn",
+                    "garminconnect_linked_at",
+                    "garminconnect_refreshed_at",
+                    "garminconnect_token_expires_at",
+                    "garminconnect_relink_required_at",
+                    "garminconnect_failures",
+                    "garminconnect_retry_at",
+                    "garminconnect_sync_gear",
+                )
+            },
+        ),
     )
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
@@ -162,9 +204,11 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
 
     @admin.display(description=_("Health"), ordering="strava_error")
     def strava_health(self, row: UsersIntegrations) -> str:
-        if row.strava_status == LinkStatus.NOT_LINKED:
-            return ""
-        return health_message(row.strava_error) if row.strava_error else str(_("Good"))
+        return _health("strava", row.strava_status, row.strava_error)
+
+    @admin.display(description=_("Health"), ordering="garminconnect_error")
+    def garminconnect_health(self, row: UsersIntegrations) -> str:
+        return _health("garminconnect", row.garminconnect_status, row.garminconnect_error)
 
     @admin.display(description=_("Scopes"), ordering="strava_scope")
     def scopes(self, row: UsersIntegrations) -> str:
@@ -196,6 +240,30 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
             services.disconnect_strava,
             lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
             _("Disconnected from Strava by hand."),
+        )
+
+    @admin.action(description=_("Refresh Garmin sessions now"), permissions=["act_on_links"])
+    def refresh_garminconnect(
+        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
+    ) -> None:
+        self._for_each(
+            request,
+            queryset,
+            services.refresh_garminconnect_session,
+            lambda n: ngettext("%d session refreshed.", "%d sessions refreshed.", n) % n,
+            _("Garmin session refreshed by hand."),
+        )
+
+    @admin.action(description=_("Disconnect from Garmin Connect"), permissions=["act_on_links"])
+    def disconnect_garminconnect(
+        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
+    ) -> None:
+        self._for_each(
+            request,
+            queryset,
+            services.disconnect_garminconnect,
+            lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
+            _("Disconnected from Garmin Connect by hand."),
         )
 
     def _for_each(

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
 
@@ -9,3 +10,8 @@ class IntegrationsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks, receivers  # noqa: F401  (registered by being imported)
+
+        if settings.DEBUG and getattr(settings, "INTEGRATIONS_SANDBOX", False):
+            from .sandbox.garmin.hook import install_on_import
+
+            install_on_import(settings.INTEGRATIONS_SANDBOX_URL)

@@ -16,21 +16,29 @@ class LinkStatus(models.TextChoices):
     NOT_LINKED = "not_linked", _("Not connected")
     LINKED = "linked", _("Connected")
     RELINK_REQUIRED = "relink_required", _("Needs reconnecting")
+    # While a sign-in is under way:
+    LINKING = "linking", _("Connecting")
+    MFA_REQUIRED = "mfa_required", _("Waiting for a code")
 
 
-# Conditions shared by queries and indexes, so that a query cannot drift off its index.
-_STRAVA_TOKEN = Q(strava_token__isnull=False)
-_STRAVA_ALIVE = Q(strava_relink_required_at__isnull=True)
-STRAVA_STATUS: dict[str, Q] = {
-    LinkStatus.NOT_LINKED: ~_STRAVA_TOKEN,
-    LinkStatus.LINKED: _STRAVA_TOKEN & _STRAVA_ALIVE,
-    LinkStatus.RELINK_REQUIRED: _STRAVA_TOKEN & ~_STRAVA_ALIVE,
+def _conditions(linked: Q, alive: Q) -> dict[LinkStatus, Q]:
+    return {
+        LinkStatus.NOT_LINKED: ~linked,
+        LinkStatus.LINKED: linked & alive,
+        LinkStatus.RELINK_REQUIRED: linked & ~alive,
+    }
+
+
+# `UsersIntegrations.strava_status` and `garminconnect_status` as conditions of a query.
+LINK_CONDITIONS: dict[str, dict[LinkStatus, Q]] = {
+    "strava": _conditions(
+        linked=Q(strava_token__isnull=False), alive=Q(strava_relink_required_at__isnull=True)
+    ),
+    "garminconnect": _conditions(
+        linked=Q(garminconnect_oauth1__isnull=False) | Q(garminconnect_oauth2__isnull=False),
+        alive=Q(garminconnect_relink_required_at__isnull=True),
+    ),
 }
-
-
-class UsersIntegrationsQuerySet(models.QuerySet["UsersIntegrations"]):
-    def with_strava_status(self, status: str) -> UsersIntegrationsQuerySet:
-        return self.filter(STRAVA_STATUS[status])
 
 
 class UsersIntegrations(KeepsSecretsSealed):
@@ -74,12 +82,22 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_lease = models.UUIDField(null=True, blank=True)
     strava_lease_until = models.DateTimeField(null=True, blank=True)
 
-    # Garmin Connect.
+    # Garmin Connect: the link. A session belongs to garmin.com or to garmin.cn.
     garminconnect_oauth1 = EncryptedJSONField(null=True, blank=True)
     garminconnect_oauth2 = EncryptedJSONField(null=True, blank=True)
+    garminconnect_is_cn = models.BooleanField(default=False)
+    garminconnect_token_expires_at = models.DateTimeField(null=True, blank=True)
     garminconnect_sync_gear = models.BooleanField(default=False)
+    garminconnect_linked_at = models.DateTimeField(null=True, blank=True)
 
-    objects = UsersIntegrationsQuerySet.as_manager()
+    # Garmin Connect: the link's health, and the right to refresh.
+    garminconnect_refreshed_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_relink_required_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_error = models.CharField(_("Garmin error"), max_length=64, blank=True, default="")
+    garminconnect_failures = models.PositiveIntegerField(default=0)
+    garminconnect_retry_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_lease = models.UUIDField(null=True, blank=True)
+    garminconnect_lease_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         db_table = "users_integrations"
@@ -101,7 +119,9 @@ class UsersIntegrations(KeepsSecretsSealed):
             # What a sweep asks for: links that are alive, by expiry.
             models.Index(
                 fields=["strava_token_expires_at"],
-                condition=Q(strava_token_expires_at__isnull=False) & _STRAVA_ALIVE,
+                condition=Q(
+                    strava_token_expires_at__isnull=False, strava_relink_required_at__isnull=True
+                ),
                 name="users_integrations_strava_due",
             ),
         ]
@@ -120,8 +140,67 @@ class UsersIntegrations(KeepsSecretsSealed):
     @property
     def garminconnect_status(self) -> LinkStatus:
         linked = self.has_secret("garminconnect_oauth1") or self.has_secret("garminconnect_oauth2")
-        return LinkStatus.LINKED if linked else LinkStatus.NOT_LINKED
+        if not linked:
+            return LinkStatus.NOT_LINKED
+        if self.garminconnect_relink_required_at is not None:
+            return LinkStatus.RELINK_REQUIRED
+        return LinkStatus.LINKED
 
     @property
     def strava_scopes(self) -> list[str]:
         return [scope for scope in self.strava_scope.split(",") if scope]
+
+
+class GarminConnectLogin(KeepsSecretsSealed):
+    """A sign-in to Garmin under way; one a user, and gone with its end.
+
+    The password, and later the code, wait here for the worker, encrypted, for less than a
+    minute, and are emptied by the very statement that lets the worker have them.
+    """
+
+    class Step(models.TextChoices):
+        QUEUED = "queued"  # the password waits for a worker
+        RUNNING = "running"  # a worker is signing in
+        MFA_REQUIRED = "mfa_required"  # the athlete has to enter a code
+        MFA_QUEUED = "mfa_queued"  # the code waits for a worker
+        MFA_RUNNING = "mfa_running"  # a worker is answering with the code
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+"
+    )
+    # A new attempt replaces the one before: a worker that comes late finds another number here.
+    attempt = models.UUIDField()
+    step = models.CharField(max_length=16, choices=Step.choices)
+    step_until = models.DateTimeField()
+    is_cn = models.BooleanField(default=False)
+    email = EncryptedTextField(null=True)
+    password = EncryptedTextField(null=True)
+    # The library's state between password and code. It holds session cookies.
+    client_state = EncryptedJSONField(null=True)
+    mfa_code = EncryptedTextField(null=True)
+    mfa_until = models.DateTimeField(null=True)
+    wrong_codes = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        verbose_name = _("Garmin sign-in")
+        verbose_name_plural = _("Garmin sign-ins")
+
+    def __str__(self) -> str:
+        return f"Garmin sign-in of user {self.user_id}"
+
+
+class GarminConnectAttempt(models.Model):
+    """That a password was sent to Garmin, for the limit that spares accounts a lock."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    email_hash = models.CharField(max_length=64)  # keyed, so that it tells nobody the address
+    at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(fields=["user", "at"], name="garmin_attempt_user"),
+            models.Index(fields=["email_hash", "at"], name="garmin_attempt_email"),
+        ]
+
+    def __str__(self) -> str:
+        return f"Garmin sign-in attempt of user {self.user_id}"

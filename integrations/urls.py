@@ -6,5 +6,6 @@ app_name = "integrations"
 urlpatterns = [
     path("settings/integrations/", views.settings_page, name="settings"),
     path("integrations/status/", views.status, name="status"),
+    path("integrations/garminconnect/", include("integrations.garminconnect.urls")),
     path("integrations/strava/", include("integrations.strava.urls")),
 ]

@@ -19,6 +19,8 @@ from django.views.decorators.http import require_GET
 
 from . import conf, services
 from .exceptions import IntegrationsError
+from .garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
+from .models import LinkStatus
 from .strava import scopes
 from .strava.forms import StravaClientForm
 
@@ -53,10 +55,12 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     return never_cache(transaction.non_atomic_requests(wrapper))
 
 
-def done(request: HttpRequest, message: str, *, level: int = messages.SUCCESS) -> HttpResponse:
-    """Say what has happened, on the page or to a program."""
+def done(
+    request: HttpRequest, message: str, *, level: int = messages.SUCCESS, status: int = 200
+) -> HttpResponse:
+    """Say what has happened, on the page or, with a status code, to a program."""
     if wants_json(request):
-        return JsonResponse({"message": message})
+        return JsonResponse({"message": message}, status=status)
     messages.add_message(request, level, message)
     return redirect("integrations:settings")
 
@@ -73,8 +77,9 @@ def failed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:
 @require_GET
 def settings_page(request: AthleteRequest) -> HttpResponse:
     """What is linked, how it fares, and the one thing to press."""
+    login = services.get_garminconnect_login(request.user.pk)
     row = services.get_integrations_or_default(request.user.pk)
-    status = services.describe_integrations(row)
+    status = services.describe_integrations(row, login)
     granted = row.strava_scopes
     context = {
         "strava": status["strava"]
@@ -94,6 +99,17 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
             # Strava compares the host alone, without a port.
             "callback_domain": urlsplit(f"//{request.get_host()}").hostname,
             "form": StravaClientForm(),
+        },
+        "garminconnect": status["garminconnect"]
+        | {
+            "linked_at": row.garminconnect_linked_at,
+            "refreshed_at": row.garminconnect_refreshed_at,
+            "is_cn": login.is_cn if login else row.garminconnect_is_cn,
+            "was_linked": login is not None and row.garminconnect_status == LinkStatus.LINKED,
+            "poll": status["garminconnect"]["status"] == LinkStatus.LINKING,
+            "codes_left": services.codes_left(login) if login else 0,
+            "form": GarminConnectLoginForm(),
+            "mfa_form": GarminConnectMfaForm(),
         },
     }
     return render(request, "integrations/settings.html", context)

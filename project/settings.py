@@ -44,7 +44,9 @@ else:
 INTEGRATIONS_SANDBOX = env.bool("INTEGRATIONS_SANDBOX", default=False)
 if INTEGRATIONS_SANDBOX and not DEBUG:
     raise ImproperlyConfigured("INTEGRATIONS_SANDBOX is for development: unset it or set DEBUG.")
-_SANDBOX_URL = "http://127.0.0.1:8001"
+_SANDBOX_URL = env.str("INTEGRATIONS_SANDBOX_URL", default="http://127.0.0.1:8001")
+
+INTEGRATIONS_SANDBOX_URL = _SANDBOX_URL
 
 # The site's own Strava app; without one, athletes paste an app of their own.
 STRAVA_CLIENT_ID = env.str("STRAVA_CLIENT_ID", default="")
@@ -71,6 +73,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "django_tasks_db",
 ]
 
 MIDDLEWARE = [
@@ -118,6 +121,15 @@ else:
     DATABASES["default"].setdefault("CONN_MAX_AGE", 60)
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+_TASKS_BACKENDS = {
+    "database": "django_tasks_db.DatabaseBackend",
+    "immediate": "django.tasks.backends.immediate.ImmediateBackend",
+}
+TASKS_BACKEND = env.str("TASKS_BACKEND", default="database")
+if TASKS_BACKEND not in _TASKS_BACKENDS:
+    raise ImproperlyConfigured(f"TASKS_BACKEND must be one of {', '.join(_TASKS_BACKENDS)}.")
+TASKS = {"default": {"BACKEND": _TASKS_BACKENDS[TASKS_BACKEND]}}
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import requests
 from django.conf import settings
 from django.db import connection
+from django.test import Client
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -41,3 +48,93 @@ def environment(**more: str) -> dict[str, str]:
 
 
 PYTHON = sys.executable
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Site:
+    """The site as it runs in production: gunicorn, and workers beside it."""
+
+    def __init__(self, **env: str) -> None:
+        self.env = environment(**env)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.url = f"http://127.0.0.1:{free_port()}"
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [PYTHON, *arguments], env=self.env, cwd=BASE_DIR, stdout=subprocess.DEVNULL
+        )
+        self.processes.append(process)
+        return process
+
+    def web(self, workers: int = 3) -> None:
+        self.start(
+            "-m",
+            "gunicorn",
+            "project.wsgi",
+            "--workers",
+            str(workers),
+            "--bind",
+            self.url.removeprefix("http://"),
+            "--log-level",
+            "error",
+        )
+        wait_until(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/healthz/", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        return self.start("manage.py", "db_worker", "--interval", "0.2", "--no-reload")
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait for something to become true; generous, because the machine may be slow."""
+    give_up = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.1)
+    return found
+
+
+class Athlete:
+    """Somebody with a browser, at a site that runs."""
+
+    def __init__(self, site: Site, user: Any) -> None:
+        self.site, self.session = site, requests.Session()
+        self.session.trust_env = False
+        client = Client()
+        client.force_login(user)  # tests hash passwords as the site does not
+        self.session.cookies["sessionid"] = client.cookies["sessionid"].value
+        self.session.get(f"{site.url}/settings/integrations/", timeout=30).raise_for_status()
+
+    def post(self, path: str, **fields: str) -> requests.Response:
+        # A connection of its own each time, so that every worker gets its turn.
+        return self.session.post(
+            f"{self.site.url}{path}",
+            data={**fields, "csrfmiddlewaretoken": self.session.cookies["csrftoken"]},
+            headers={"Accept": "application/json", "Connection": "close"},
+            timeout=30,
+        )
+
+    def status(self, provider: str) -> Any:
+        response = self.session.get(
+            f"{self.site.url}/integrations/status/", headers={"Connection": "close"}, timeout=30
+        )
+        return response.json()[provider]

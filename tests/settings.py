@@ -15,6 +15,7 @@ os.environ.update(
         "ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",
         "CSRF_TRUSTED_ORIGINS": "",
         "INTEGRATIONS_SANDBOX": "off",
+        "TASKS_BACKEND": "immediate",
         "STRAVA_CLIENT_ID": "",
         "STRAVA_CLIENT_SECRET": "",
         "STRAVA_SCOPES": "read,profile:read_all",

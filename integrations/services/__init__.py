@@ -1,9 +1,22 @@
 """The public API: one function an operation, and the only writer of rows."""
 
 from .garminconnect import (
+    disconnect_garminconnect,
+    get_garminconnect_client,
     link_garminconnect_account,
+    refresh_garminconnect_session,
     set_user_garminconnect_sync_gear,
     unlink_garminconnect_account,
+)
+from .garminconnect_login import (
+    begin_garminconnect_login,
+    cancel_garminconnect_login,
+    codes_left,
+    forget_dead_garminconnect_logins,
+    get_garminconnect_login,
+    run_garminconnect_login,
+    run_garminconnect_mfa,
+    submit_garminconnect_code,
 )
 from .status import describe_integrations, get_integrations_or_default, get_integrations_status
 from .strava import (
@@ -31,12 +44,19 @@ from .users_integrations import (
 __all__ = [
     "AuthorizationRequest",
     "StravaAuthorization",
+    "begin_garminconnect_login",
     "begin_strava_authorization",
+    "cancel_garminconnect_login",
+    "codes_left",
     "complete_strava_authorization",
     "create_user_integrations",
     "describe_integrations",
+    "disconnect_garminconnect",
     "disconnect_strava",
     "edit_user_integrations",
+    "forget_dead_garminconnect_logins",
+    "get_garminconnect_client",
+    "get_garminconnect_login",
     "get_integrations_or_default",
     "get_integrations_status",
     "get_strava_access_token",
@@ -44,11 +64,15 @@ __all__ = [
     "get_user_integrations_by_user_id",
     "link_garminconnect_account",
     "link_strava_account",
+    "refresh_garminconnect_session",
     "refresh_strava_access_token",
+    "run_garminconnect_login",
+    "run_garminconnect_mfa",
     "set_user_garminconnect_sync_gear",
     "set_user_strava_client",
     "set_user_strava_state",
     "set_user_strava_sync_gear",
+    "submit_garminconnect_code",
     "unlink_garminconnect_account",
     "unlink_strava_account",
 ]

@@ -12,12 +12,14 @@ from django.dispatch import Signal
 from django.utils import timezone
 
 from ..exceptions import IntegrationsDatabaseError, IntegrationsNotFound
+from ..garminconnect.client import token_expiry
 from ..models import UsersIntegrations
 
 # How long an athlete may take at the consent page.
 AUTHORIZATION_LIFETIME = 600  # seconds
 
-_TOKEN_FIELDS = {"strava_token", "strava_refresh_token", "strava_token_expires_at"}
+_STRAVA_TOKENS = {"strava_token", "strava_refresh_token", "strava_token_expires_at"}
+_GARMINCONNECT_TOKENS = {"garminconnect_oauth1", "garminconnect_oauth2"}
 
 
 def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
@@ -93,15 +95,15 @@ def state_columns(state: str | None) -> dict[str, Any]:
     }
 
 
-def healthy_columns() -> dict[str, Any]:
+def healthy_columns(provider: str) -> dict[str, Any]:
     """What every write of tokens also writes: the link's health restored, the lease free."""
     return {
-        "strava_relink_required_at": None,
-        "strava_error": "",
-        "strava_failures": 0,
-        "strava_retry_at": None,
-        "strava_lease": None,
-        "strava_lease_until": None,
+        f"{provider}_relink_required_at": None,
+        f"{provider}_error": "",
+        f"{provider}_failures": 0,
+        f"{provider}_retry_at": None,
+        f"{provider}_lease": None,
+        f"{provider}_lease_until": None,
     }
 
 
@@ -109,8 +111,12 @@ def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
     """A partial update by the seed's fields, with what has to move along with them."""
     if "strava_state" in columns:
         columns |= state_columns(columns["strava_state"])
-    if columns.keys() & _TOKEN_FIELDS:
-        columns |= healthy_columns()
+    if columns.keys() & _STRAVA_TOKENS:
+        columns |= healthy_columns("strava")
+    if "garminconnect_oauth2" in columns:
+        columns["garminconnect_token_expires_at"] = token_expiry(columns["garminconnect_oauth2"])
+    if columns.keys() & _GARMINCONNECT_TOKENS:
+        columns |= healthy_columns("garminconnect")
     return columns
 
 

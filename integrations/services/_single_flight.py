@@ -41,11 +41,8 @@ from . import _rows
 
 logger = logging.getLogger("integrations.links")
 
-# Seconds. A lease is longer than a refresh may take (the timeouts of http.py and the retries of
-# _store), and short enough for a refresher that was killed to free the way within a minute.
-LEASE = 30
+# Seconds.
 STORE_FOR = 12
-WAIT = LEASE + 10
 BACKOFF = 60
 MAX_BACKOFF = 24 * 60 * 60
 
@@ -66,7 +63,11 @@ class TokenKeeper[Token](ABC):
     not_linked: type[IntegrationsError]
     relink_required: type[IntegrationsError]
     dead: type[InvalidGrant]  # the one answer that ends a link
-    unavailable: type[ProviderUnavailable] = ProviderUnavailable
+    errors: type[ProviderError] = ProviderError  # the provider's branch of the tree
+    unavailable: type[ProviderError] = ProviderUnavailable
+    # Seconds. Longer than a refresh takes, timeouts and all, and short enough for a refresher
+    # that was killed to free the way within a minute.
+    lease: int = 30
 
     @abstractmethod
     def is_fresh(self, row: UsersIntegrations) -> bool:
@@ -86,7 +87,7 @@ class TokenKeeper[Token](ABC):
         Raises `not_linked`, `relink_required`, or a ProviderError that leaves the link as it is.
         """
         _rows.require_autocommit()
-        give_up = time.monotonic() + WAIT
+        give_up = time.monotonic() + self.lease + 10
         pause = 0.03
         first = None
         while True:
@@ -106,7 +107,7 @@ class TokenKeeper[Token](ABC):
                 if refreshed is not None:
                     return refreshed.token
             if time.monotonic() > give_up:
-                raise self.unavailable(retry_after=LEASE)
+                raise self.unavailable(retry_after=self.lease)
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter, not a secret)
             pause = min(pause * 1.5, 0.3)
 
@@ -176,9 +177,7 @@ class TokenKeeper[Token](ABC):
             raise self.relink_required from exc
 
     def _stored_error(self, row: UsersIntegrations) -> ProviderError:
-        error = error_by_code(self._get(row, "error"))
-        if not issubclass(error, ProviderError):
-            error = self.unavailable
+        error = error_by_code(self._get(row, "error"), self.errors)
         return error(retry_after=_seconds_until(self._get(row, "retry_at")))
 
     def _take_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
@@ -196,7 +195,7 @@ class TokenKeeper[Token](ABC):
         return bool(
             self._rows(row.user_id)
             .filter(free, **unchanged)
-            .update(**self._columns(lease=lease, lease_until=Now() + timedelta(seconds=LEASE)))
+            .update(**self._columns(lease=lease, lease_until=Now() + timedelta(seconds=self.lease)))
         )
 
     def _drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> None:

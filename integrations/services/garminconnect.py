@@ -1,10 +1,103 @@
+"""Linking and unlinking Garmin Connect, and its session kept fresh."""
+
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from ..exceptions import (
+    GarminConnectError,
+    GarminConnectNotLinked,
+    GarminConnectRelinkRequired,
+    GarminConnectUnavailable,
+    IntegrationsNotFound,
+    InvalidSession,
+)
+from ..garminconnect import client
+from ..garminconnect.client import Session
+from ..models import GarminConnectLogin, LinkStatus, UsersIntegrations
 from ..signals import account_linked, account_unlinked
 from . import _rows
 from ._rows import database_errors
+from ._single_flight import Refreshed, TokenKeeper
+
+if TYPE_CHECKING:
+    from garminconnect import Garmin
+
+# Five minutes more than the 15 at which the library would refresh by itself.
+FRESH_FOR = timedelta(minutes=20)
+
+
+class GarminConnectTokenKeeper(TokenKeeper[Session]):
+    provider = "garminconnect"
+    guard = "garminconnect_oauth2"
+    not_linked = GarminConnectNotLinked
+    relink_required = GarminConnectRelinkRequired
+    dead = InvalidSession
+    errors = GarminConnectError
+    unavailable = GarminConnectUnavailable
+    lease = 50  # the library gives Garmin 30 seconds
+
+    def is_fresh(self, row: UsersIntegrations) -> bool:
+        if not row.has_secret("garminconnect_oauth2"):
+            return False
+        expires_at = row.garminconnect_token_expires_at
+        # A token that does not say when it expires is taken as the library takes it.
+        return expires_at is None or expires_at > timezone.now() + FRESH_FOR
+
+    def read(self, row: UsersIntegrations) -> Session:
+        tokens: dict[str, Any] = row.garminconnect_oauth2 or {}
+        return Session(
+            {name: tokens.get(name) for name in ("di_token", "di_refresh_token", "di_client_id")},
+            row.garminconnect_is_cn,
+        )
+
+    def refresh(self, row: UsersIntegrations) -> Refreshed[Session]:
+        session = self.read(row)
+        if not session.tokens["di_refresh_token"]:
+            raise InvalidSession  # of garth's making, or without a way to renew it
+        session = client.refresh(session)
+        # There is no revocation endpoint: a session nobody keeps is simply forgotten.
+        return Refreshed(token=session, columns=session_columns(session.tokens))
+
+
+_keeper = GarminConnectTokenKeeper()
+
+
+def session_columns(oauth2_token: dict[str, Any] | None) -> dict[str, Any]:
+    """The columns of a session, and the link's health restored."""
+    return {
+        "garminconnect_oauth2": oauth2_token,
+        "garminconnect_token_expires_at": client.token_expiry(oauth2_token),
+        "garminconnect_refreshed_at": timezone.now(),
+        **_rows.healthy_columns("garminconnect"),
+    }
+
+
+@database_errors
+def get_garminconnect_client(user_id: int) -> Garmin:
+    """A `garminconnect.Garmin` with the stored session, good for at least 20 more minutes.
+
+    Whenever the session is rotated, now or in the course of its use, the new one is written
+    back; threads, processes and machines that use one session at once rotate it once. Not
+    inside atomic().
+
+    Raises GarminConnectNotLinked, GarminConnectRelinkRequired if the athlete has to sign in
+    again, or a GarminConnectError, which leaves the link as it is.
+    """
+    session = _keeper.obtain(user_id)
+    return client.open_session(
+        session, renew=lambda current: _keeper.obtain(user_id, replacing=current)
+    )
+
+
+@database_errors
+def refresh_garminconnect_session(user_id: int) -> None:
+    """Rotate the session now, however fresh it is. Raises what get_garminconnect_client raises."""
+    _keeper.obtain(user_id, replacing=_keeper.stored(user_id))
 
 
 @database_errors
@@ -15,7 +108,14 @@ def link_garminconnect_account(
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _rows.update(user_id, garminconnect_oauth1=oauth1_token, garminconnect_oauth2=oauth2_token)
+    is_cn = (oauth1_token or {}).get("domain") == "garmin.cn"
+    _rows.update(
+        user_id,
+        **session_columns(oauth2_token),
+        garminconnect_oauth1=oauth1_token,
+        garminconnect_is_cn=is_cn,
+        garminconnect_linked_at=Coalesce("garminconnect_linked_at", timezone.now()),
+    )
     if oauth1_token is not None or oauth2_token is not None:
         _rows.send_after_commit(account_linked, user_id, "garminconnect")
 
@@ -28,11 +128,35 @@ def unlink_garminconnect_account(user_id: int) -> None:
     """
     _rows.update(
         user_id,
-        garminconnect_oauth1=None,
-        garminconnect_oauth2=None,
-        garminconnect_sync_gear=False,
+        **session_columns(None)
+        | {
+            "garminconnect_oauth1": None,
+            "garminconnect_is_cn": False,
+            "garminconnect_sync_gear": False,
+            "garminconnect_linked_at": None,
+            "garminconnect_refreshed_at": None,
+        },
     )
     _rows.send_after_commit(account_unlinked, user_id, "garminconnect")
+
+
+@database_errors
+def disconnect_garminconnect(user_id: int) -> None:
+    """Forget the session, and a sign-in that may be under way.
+
+    Garmin has no revocation endpoint: the athlete can end the session at Garmin.
+
+    Raises GarminConnectNotLinked if there was neither.
+    """
+    cancelled, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
+    try:
+        row = _rows.get_row(user_id)
+    except IntegrationsNotFound:
+        raise GarminConnectNotLinked from None
+    linked = row.garminconnect_status != LinkStatus.NOT_LINKED
+    unlink_garminconnect_account(user_id)
+    if not linked and not cancelled:
+        raise GarminConnectNotLinked
 
 
 @database_errors

@@ -6,15 +6,16 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from ..exceptions import IntegrationsNotFound
-from ..models import LinkStatus, UsersIntegrations
+from ..exceptions import GarminConnectError, IntegrationsNotFound, error_by_code
+from ..models import GarminConnectLogin, UsersIntegrations
 from . import _rows
 from ._rows import database_errors
+from .garminconnect_login import get_garminconnect_login, login_status
 
 _TRYING_AGAIN = _("We will try again by ourselves; there is nothing you need to do.")
 
 # What a stored error means for the athlete: where it came up, nobody was looking.
-HEALTH_MESSAGES: dict[str, Any] = {
+_STRAVA_MESSAGES: dict[str, Any] = {
     "relink_required": _(
         "Strava no longer accepts this connection. You may have removed the access at Strava. "
         "Connect again to go on."
@@ -29,12 +30,20 @@ HEALTH_MESSAGES: dict[str, Any] = {
         "and has to reactivate the app in Strava’s API settings. Your connection is kept."
     ),
 }
+_GARMINCONNECT_RELINK = _(
+    "Garmin no longer accepts this connection. A new password at Garmin does that, for instance. "
+    "Sign in again to go on; nothing is lost."
+)
 _OTHER = _("Strava could not be reached the last time.")
 
 
-def health_message(code: str) -> str:
+def health_message(provider: str, code: str) -> str:
     """What a stored error code means for the athlete, in the language active now."""
-    message = HEALTH_MESSAGES.get(code, _OTHER)
+    if provider == "garminconnect":
+        if code == "relink_required":
+            return str(_GARMINCONNECT_RELINK)
+        return str(error_by_code(code, GarminConnectError).default_message)
+    message = _STRAVA_MESSAGES.get(code, _OTHER)
     if code in ("rate_limited",) or message is _OTHER:
         return f"{message} {_TRYING_AGAIN}"
     return str(message)
@@ -46,7 +55,8 @@ def get_integrations_status(user_id: int) -> dict[str, dict[str, Any]]:
 
     A user without a row has nothing linked. Times are aware UTC. No secrets.
     """
-    return describe_integrations(get_integrations_or_default(user_id))
+    login = get_garminconnect_login(user_id)  # first: it may note on the row how it has ended
+    return describe_integrations(get_integrations_or_default(user_id), login)
 
 
 @database_errors
@@ -58,10 +68,11 @@ def get_integrations_or_default(user_id: int) -> UsersIntegrations:
         return UsersIntegrations(user_id=user_id)
 
 
-def describe_integrations(row: UsersIntegrations) -> dict[str, dict[str, Any]]:
-    """get_integrations_status of a row that is at hand; asks no database."""
-    linked = row.strava_status != LinkStatus.NOT_LINKED
-    code = row.strava_error if linked else ""
+def describe_integrations(
+    row: UsersIntegrations, login: GarminConnectLogin | None
+) -> dict[str, dict[str, Any]]:
+    """get_integrations_status of rows that are at hand; asks no database."""
+    garminconnect_status = login_status(login) if login else row.garminconnect_status
     return {
         "strava": {
             "status": row.strava_status.value,
@@ -69,16 +80,20 @@ def describe_integrations(row: UsersIntegrations) -> dict[str, dict[str, Any]]:
             "gear": 0,
             "last_synced_at": None,
             "token_expires_at": row.strava_token_expires_at,
-            "error": {"code": code, "message": health_message(code)} if code else None,
+            "error": _error("strava", row.strava_error),
             "athlete_id": row.strava_athlete_id,
             "scope": row.strava_scopes,
         },
         "garminconnect": {
-            "status": row.garminconnect_status.value,
+            "status": garminconnect_status.value,
             "sync_gear": row.garminconnect_sync_gear,
             "gear": 0,
             "last_synced_at": None,
-            "token_expires_at": None,
-            "error": None,
+            "token_expires_at": row.garminconnect_token_expires_at,
+            "error": _error("garminconnect", row.garminconnect_error),
         },
     }
+
+
+def _error(provider: str, code: str) -> dict[str, str] | None:
+    return {"code": code, "message": health_message(provider, code)} if code else None

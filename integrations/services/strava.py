@@ -107,7 +107,7 @@ def token_columns(tokens: StravaTokens) -> dict[str, Any]:
         "strava_refresh_token": tokens.refresh_token,
         "strava_token_expires_at": tokens.expires,
         "strava_refreshed_at": timezone.now(),
-        **_rows.healthy_columns(),
+        **_rows.healthy_columns("strava"),
     }
 
 
@@ -131,7 +131,7 @@ def unlink_strava_account(user_id: int) -> None:
         strava_linked_at=None,
         strava_refreshed_at=None,
         **_rows.state_columns(None),
-        **_rows.healthy_columns(),
+        **_rows.healthy_columns("strava"),
     )
     _rows.send_after_commit(account_unlinked, user_id, "strava")
 

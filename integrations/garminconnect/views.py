@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.utils.translation import gettext as _
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_POST
+
+from .. import services, tasks
+from ..exceptions import IntegrationsError, InvalidInput
+from ..views import AthleteRequest, athlete_view, done, failed
+from .forms import GarminConnectLoginForm, GarminConnectMfaForm
+
+
+@athlete_view
+@require_POST
+@sensitive_post_parameters()
+def connect(request: AthleteRequest) -> HttpResponse:
+    """Start a sign-in and answer at once: a worker does it, however long Garmin takes."""
+    form = GarminConnectLoginForm(request.POST)
+    try:
+        if not form.is_valid():
+            raise InvalidInput(
+                _("Please enter the e-mail and the password of your Garmin account.")
+            )
+        attempt = services.begin_garminconnect_login(request.user.pk, **form.cleaned_data)
+    except IntegrationsError as exc:
+        return failed(request, exc)
+    tasks.sign_in_to_garminconnect.enqueue(request.user.pk, str(attempt))
+    return done(request, _("Signing in to Garmin …"), level=messages.INFO, status=202)
+
+
+@athlete_view
+@require_POST
+@sensitive_post_parameters()
+def mfa(request: AthleteRequest) -> HttpResponse:
+    """Answer Garmin's question for a code, by a worker too."""
+    form = GarminConnectMfaForm(request.POST)
+    try:
+        if not form.is_valid():
+            raise InvalidInput(_("The code is a number of 4 to 10 digits. Please check it."))
+        attempt = services.submit_garminconnect_code(request.user.pk, form.cleaned_data["code"])
+    except IntegrationsError as exc:
+        return failed(request, exc)
+    tasks.answer_garminconnect_mfa.enqueue(request.user.pk, str(attempt))
+    return done(request, _("Checking the code with Garmin …"), level=messages.INFO, status=202)
+
+
+@athlete_view
+@require_POST
+def cancel(request: AthleteRequest) -> HttpResponse:
+    """Drop a sign-in under way."""
+    try:
+        services.cancel_garminconnect_login(request.user.pk)
+    except IntegrationsError as exc:
+        return failed(request, exc)
+    return done(request, _("The sign-in to Garmin was cancelled."))
+
+
+@athlete_view
+@require_POST
+def disconnect(request: AthleteRequest) -> HttpResponse:
+    """Forget everything here, and say where the session itself is ended."""
+    try:
+        services.disconnect_garminconnect(request.user.pk)
+    except IntegrationsError as exc:
+        return failed(request, exc)
+    return done(
+        request,
+        _(
+            "Garmin Connect is disconnected, and the stored session is deleted. Garmin lets no "
+            "site end the session itself; you can do that in your Garmin account, under Security."
+        ),
+    )

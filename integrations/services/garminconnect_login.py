@@ -1,0 +1,358 @@
+"""Signing in to Garmin, over any number of workers.
+
+A sign-in is a row that goes from step to step by conditional updates. The web process writes
+the password, and later the code, into it; the worker empties it with the very statement that
+takes it. A worker that is killed leaves a row whose time runs out; one that comes late, after a
+cancel or a new start, finds another attempt there and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from django.db import connections, router, transaction
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+
+from ..exceptions import (
+    GarminConnectUnavailable,
+    InvalidMfaCode,
+    LoginExpired,
+    LoginInProgress,
+    LoginInterrupted,
+    NoLoginInProgress,
+    ProviderError,
+    SecretUnreadable,
+    TooManyAttempts,
+    TooManyMfaCodes,
+)
+from ..garminconnect import client
+from ..garminconnect.client import MfaRequired, Session
+from ..models import GarminConnectAttempt, GarminConnectLogin, LinkStatus, UsersIntegrations
+from ..signals import account_linked
+from . import _rows
+from ._rows import database_errors
+from .garminconnect import session_columns
+
+logger = logging.getLogger("integrations.garminconnect")
+
+Step = GarminConnectLogin.Step
+
+# How long a password or a code may wait for a worker: an athlete whose worker is gone can
+# start again within a minute.
+PICK_UP = timedelta(seconds=50)
+# A worker says that it lives every HEARTBEAT; without it for ALIVE it counts as gone.
+HEARTBEAT = 8  # seconds
+ALIVE = timedelta(seconds=30)
+MFA_LIFETIME = timedelta(minutes=10)
+MAX_WRONG_CODES = 4  # the first one, and three that correct it
+MAX_ATTEMPTS = 5
+ATTEMPTS_PER = timedelta(hours=1)
+
+
+@database_errors
+def begin_garminconnect_login(
+    user_id: int, email: str, password: str, is_cn: bool = False
+) -> uuid.UUID:
+    """Lay a sign-in ready for a worker; returns the attempt, for run_garminconnect_login.
+
+    A link that there is goes on working until the sign-in has succeeded.
+
+    Raises LoginInProgress if one is running, TooManyAttempts after five within an hour, by user
+    or by e-mail: Garmin is asked no sooner than `retry_after` seconds later.
+    """
+    _rows.ensure_row(user_id)
+    settle_garminconnect_login(user_id)
+    if GarminConnectLogin.objects.filter(user_id=user_id).exclude(step=Step.MFA_REQUIRED).exists():
+        raise LoginInProgress
+    _count_attempt(user_id, email)
+    attempt = uuid.uuid4()
+    # One statement, so that of two tabs at once the later one simply replaces the earlier.
+    GarminConnectLogin.objects.bulk_create(
+        [
+            GarminConnectLogin(
+                user_id=user_id,
+                attempt=attempt,
+                step=Step.QUEUED,
+                step_until=timezone.now() + PICK_UP,
+                is_cn=is_cn,
+                email=email,
+                password=password,
+            )
+        ],
+        update_conflicts=True,
+        unique_fields=["user"],
+        update_fields=[
+            field.name
+            for field in GarminConnectLogin._meta.concrete_fields
+            if field.name not in ("id", "user")
+        ],
+    )
+    _rows.update(user_id, garminconnect_error="")
+    return attempt
+
+
+@database_errors
+def run_garminconnect_login(user_id: int, attempt: uuid.UUID) -> str:
+    """Sign in to Garmin with the password that waits. For a worker: takes seconds to minutes.
+
+    Returns how it ended: "linked", "mfa_required", "superseded", or the code of an error, which
+    the row now holds. Never raises a provider's error, because task backends store tracebacks.
+    """
+    forget_dead_garminconnect_logins()
+    login = _claim(user_id, attempt, Step.QUEUED, Step.RUNNING, "email", "password")
+    if login is None:
+        return "superseded"
+
+    def sign_in() -> Session | MfaRequired:
+        return client.sign_in(login.email, login.password, login.is_cn)
+
+    outcome = _ask_garmin(login, sign_in)
+    if isinstance(outcome, Session):
+        return _link(login, outcome)
+    if isinstance(outcome, MfaRequired):
+        now = timezone.now()
+        waiting = _mine(login).update(
+            step=Step.MFA_REQUIRED,
+            step_until=now + MFA_LIFETIME,
+            mfa_until=now + MFA_LIFETIME,
+            client_state=outcome.client_state,
+        )
+        return "mfa_required" if waiting else "superseded"
+    return _end(login, outcome.code)
+
+
+@database_errors
+def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
+    """Lay a code ready for a worker; returns the attempt, for run_garminconnect_mfa.
+
+    Raises NoLoginInProgress if none waits for a code, LoginInProgress if one is being checked.
+    """
+    settle_garminconnect_login(user_id)
+    logins = GarminConnectLogin.objects.filter(user_id=user_id)
+    if not logins.filter(step=Step.MFA_REQUIRED).update(
+        step=Step.MFA_QUEUED, step_until=timezone.now() + PICK_UP, mfa_code=code
+    ):
+        raise LoginInProgress if logins.exists() else NoLoginInProgress
+    _rows.update(user_id, garminconnect_error="")
+    attempt = logins.values_list("attempt", flat=True).first()
+    if attempt is None:  # cancelled in this very moment
+        raise NoLoginInProgress
+    return attempt
+
+
+@database_errors
+def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
+    """Answer Garmin with the code that waits. For a worker, like run_garminconnect_login."""
+    login = _claim(user_id, attempt, Step.MFA_QUEUED, Step.MFA_RUNNING, "mfa_code")
+    if login is None:
+        return "superseded"
+
+    def answer() -> Session:
+        return client.answer_mfa(login.client_state, login.mfa_code, login.is_cn)
+
+    outcome = _ask_garmin(login, answer)
+    if isinstance(outcome, Session):
+        return _link(login, outcome)
+    wrong_codes = login.wrong_codes + isinstance(outcome, InvalidMfaCode)
+    if wrong_codes >= MAX_WRONG_CODES:
+        return _end(login, TooManyMfaCodes.code)
+    if isinstance(outcome, LoginExpired | LoginInterrupted):
+        return _end(login, outcome.code)
+    with transaction.atomic():
+        if not _mine(login).update(
+            step=Step.MFA_REQUIRED, step_until=login.mfa_until, wrong_codes=wrong_codes
+        ):
+            return "superseded"
+        _rows.update(user_id, garminconnect_error=outcome.code)
+    return outcome.code
+
+
+@database_errors
+def cancel_garminconnect_login(user_id: int) -> None:
+    """Drop a sign-in under way, and all that it keeps. A worker at it will change nothing.
+
+    Raises NoLoginInProgress if there is none.
+    """
+    deleted, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
+    if not deleted:
+        raise NoLoginInProgress
+
+
+@database_errors
+def get_garminconnect_login(user_id: int) -> GarminConnectLogin | None:
+    """The user's sign-in under way, if any; one whose time has run out is settled first."""
+    login = GarminConnectLogin.objects.filter(user_id=user_id).first()
+    if login is None or login.step_until > timezone.now():
+        return login
+    settle_garminconnect_login(user_id)
+    return GarminConnectLogin.objects.filter(user_id=user_id).first()
+
+
+@database_errors
+def settle_garminconnect_login(user_id: int) -> None:
+    """End a sign-in whose time has run out, and note why; one that lives is left alone.
+
+    Where only the worker with the code is gone, the athlete can enter it again.
+    """
+    now = timezone.now()
+    login = GarminConnectLogin.objects.filter(user_id=user_id, step_until__lte=now).first()
+    if login is None:
+        return
+    mine = GarminConnectLogin.objects.filter(
+        pk=login.pk, attempt=login.attempt, step=login.step, step_until__lte=now
+    )
+    code = LoginExpired.code if login.step == Step.MFA_REQUIRED else LoginInterrupted.code
+    with transaction.atomic():
+        if login.mfa_until is not None and login.mfa_until > now:
+            settled = mine.update(step=Step.MFA_REQUIRED, step_until=login.mfa_until, mfa_code=None)
+        else:
+            settled, _ = mine.delete()
+        if settled:
+            _rows.update(user_id, garminconnect_error=code)
+
+
+@database_errors
+def forget_dead_garminconnect_logins() -> int:
+    """Settle every sign-in whose time has run out, and forget old attempts; returns how many."""
+    now = timezone.now()
+    GarminConnectAttempt.objects.filter(at__lte=now - ATTEMPTS_PER).delete()
+    dead = GarminConnectLogin.objects.filter(step_until__lte=now)
+    user_ids = list(dead.values_list("user_id", flat=True)[:1000])
+    for user_id in user_ids:
+        settle_garminconnect_login(user_id)
+    return len(user_ids)
+
+
+def login_status(login: GarminConnectLogin) -> LinkStatus:
+    """What a sign-in under way is to the athlete."""
+    return LinkStatus.MFA_REQUIRED if login.step == Step.MFA_REQUIRED else LinkStatus.LINKING
+
+
+def codes_left(login: GarminConnectLogin) -> int:
+    """How many codes may still be tried in a sign-in."""
+    return MAX_WRONG_CODES - login.wrong_codes
+
+
+# --- The steps ----------------------------------------------------------------------------------
+
+
+def _claim(
+    user_id: int, attempt: uuid.UUID, waiting: str, running: str, *secrets: str
+) -> GarminConnectLogin | None:
+    """Take over a sign-in that waits, emptying the secrets that it brings; None if it is gone.
+
+    The instance keeps them, sealed until they are read, in this process's memory alone.
+    """
+    now = timezone.now()
+    login = GarminConnectLogin.objects.filter(
+        user_id=user_id, attempt=attempt, step=waiting, step_until__gt=now
+    ).first()
+    if login is None:
+        return None
+    claimed = GarminConnectLogin.objects.filter(
+        pk=login.pk, attempt=attempt, step=waiting, step_until__gt=now
+    ).update(step=running, step_until=now + ALIVE, **dict.fromkeys(secrets))
+    login.step = running
+    return login if claimed else None
+
+
+def _mine(login: GarminConnectLogin) -> Any:
+    """The row, if it still is the attempt and the step that this worker took over."""
+    return GarminConnectLogin.objects.filter(pk=login.pk, attempt=login.attempt, step=login.step)
+
+
+def _ask_garmin[Answer](
+    login: GarminConnectLogin, ask: Callable[[], Answer]
+) -> Answer | ProviderError:
+    """Ask with a heartbeat; whatever goes wrong comes back as an error, not as an exception."""
+    try:
+        with _heartbeat(login):
+            return ask()
+    except ProviderError as exc:
+        return exc
+    except SecretUnreadable:
+        return LoginInterrupted()
+    except Exception as exc:
+        # The type alone: the library's messages may hold what it was given.
+        logger.error("garminconnect failed with %s", type(exc).__name__)
+        return GarminConnectUnavailable()
+
+
+@contextmanager
+def _heartbeat(login: GarminConnectLogin) -> Iterator[None]:
+    """Say every few seconds that this worker lives, for as long as Garmin takes."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        try:
+            while not stop.wait(HEARTBEAT):
+                _mine(login).update(step_until=timezone.now() + ALIVE)
+        except Exception as exc:  # the sign-in itself goes on; at worst it will count as dead
+            logger.warning("heartbeat failed: %s", type(exc).__name__)
+        finally:
+            connections[router.db_for_write(GarminConnectLogin)].close()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _link(login: GarminConnectLogin, session: Session) -> str:
+    """Store the session and end the sign-in, both or neither."""
+    with transaction.atomic():
+        deleted, _ = _mine(login).delete()
+        if not deleted:
+            return "superseded"
+        _rows.update(
+            login.user_id,
+            **session_columns(session.tokens),
+            garminconnect_oauth1=None,
+            garminconnect_is_cn=session.is_cn,
+            garminconnect_linked_at=timezone.now(),
+        )
+        _rows.send_after_commit(account_linked, login.user_id, "garminconnect")
+    return "linked"
+
+
+def _end(login: GarminConnectLogin, code: str) -> str:
+    """End the sign-in with an error; the link, if there is one, stays."""
+    with transaction.atomic():
+        deleted, _ = _mine(login).delete()
+        if not deleted:
+            return "superseded"
+        UsersIntegrations.objects.filter(user_id=login.user_id).update(garminconnect_error=code)
+    return code
+
+
+def _count_attempt(user_id: int, email: str) -> None:
+    """Count a sign-in before Garmin is asked. Raises TooManyAttempts, and then does not count it.
+
+    It is written first and counted then, so that of two at once at most one too many is refused,
+    and never one too many let through.
+    """
+    now = timezone.now()
+    email_hash = salted_hmac(
+        "integrations.GarminConnectAttempt", email.strip().lower(), algorithm="sha256"
+    ).hexdigest()
+    attempt = GarminConnectAttempt.objects.create(user_id=user_id, email_hash=email_hash, at=now)
+    for same in ({"user_id": user_id}, {"email_hash": email_hash}):
+        times = list(
+            GarminConnectAttempt.objects.filter(**same, at__gt=now - ATTEMPTS_PER)
+            .order_by("-at", "-pk")
+            .values_list("at", flat=True)[: MAX_ATTEMPTS + 1]
+        )
+        if len(times) > MAX_ATTEMPTS:
+            attempt.delete()
+            free_at = times[MAX_ATTEMPTS] + ATTEMPTS_PER
+            raise TooManyAttempts(retry_after=max(1, round((free_at - now).total_seconds())))
