@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from integrations import services
 from integrations.models import LinkStatus, UsersIntegrations
+from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE, BJORN
 
 from .conftest import row_of
@@ -153,6 +154,18 @@ def test_disconnect(alice, linked, strava, admin):
     assert "1 athlete disconnected" in page.content.decode()
     assert strava.calls["revoke"] == 1
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
+
+
+def test_garmin_sessions_are_refreshed_and_disconnected(alice, garmin, admin):
+    row = services.create_user_integrations(alice.pk)
+    services.link_garminconnect_account(alice.pk, None, garmin.issue_session(GARMIN_ALICE))
+    assert "Connected" in admin.get(LIST, {"garminconnect": "linked"}).content.decode()
+    assert not admin.get(LIST, {"garminconnect": "not_linked"}).context["cl"].result_list
+
+    assert "1 session refreshed" in act(admin, "refresh_garminconnect", row).content.decode()
+    assert garmin.calls["token"] == 1
+    assert "1 athlete disconnected" in act(admin, "disconnect_garminconnect", row).content.decode()
+    assert row_of(alice).garminconnect_oauth2 is None
 
 
 @pytest.mark.django_db(transaction=True)

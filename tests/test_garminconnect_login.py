@@ -583,13 +583,16 @@ def test_the_form_answers_without_waiting_for_garmin(alice, alice_client, garmin
     """Whatever Garmin does: nothing of it happens in the request."""
     settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
     garmin.fail("*", "silence", seconds=30)
-    alice_client.get("/settings/integrations/")
-    times = []
-    for _ in range(3):
+    forms, pages = [], []
+    for _ in range(4):
+        started = time.perf_counter()
+        alice_client.get("/settings/integrations/")
+        pages.append(time.perf_counter() - started)
         started = time.perf_counter()
         assert connect(alice_client, SLOW).status_code == 202
-        times.append(time.perf_counter() - started)
+        forms.append(time.perf_counter() - started)
         services.cancel_garminconnect_login(alice.pk)
 
     assert not garmin.calls
-    assert min(times) < 0.3
+    # On any machine that is not very slow at everything it does.
+    assert min(forms) < max(0.3, 10 * min(pages))
