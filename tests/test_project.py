@@ -114,7 +114,7 @@ def messages_of(settings, **changes):
     return [message.id for message in run_checks() if message.id.startswith("integrations")]
 
 
-def test_checks_are_silent_where_all_is_well(settings):
+def test_checks_are_silent_where_all_is_well(db, settings):
     assert messages_of(settings) == []
 
 
@@ -130,7 +130,7 @@ def test_checks_are_silent_where_all_is_well(settings):
         ({"STRAVA_CLIENT_ID": "1", "STRAVA_CLIENT_SECRET": ""}, ["integrations.W001"]),
     ],
 )
-def test_checks_tell_the_operator(settings, changes, ids):
+def test_checks_tell_the_operator(db, settings, changes, ids):
     assert messages_of(settings, **changes) == ids
 
 
