@@ -10,6 +10,7 @@ from django.conf import settings
 DEFAULTS: dict[str, Any] = {
     "STRAVA_CLIENT_ID": "",
     "STRAVA_CLIENT_SECRET": "",
+    "STRAVA_WEBHOOK_VERIFY_TOKEN": "",
     "STRAVA_SCOPES": ["read", "profile:read_all"],
     # OAuth stays at www.strava.com when the API moves to a host of its own in
     # 2027, hence two settings. Source: https://developers.strava.com/docs/changelog/
@@ -36,6 +37,11 @@ def strava_client() -> tuple[str, str] | None:
     """The site's own Strava app as (client_id, client_secret), or None where it has none."""
     client_id, client_secret = _get("STRAVA_CLIENT_ID"), _get("STRAVA_CLIENT_SECRET")
     return (str(client_id), str(client_secret)) if client_id and client_secret else None
+
+
+def strava_webhook_verify_token() -> str:
+    """What Strava has to say in the handshake of a push subscription; "" where there is none."""
+    return str(_get("STRAVA_WEBHOOK_VERIFY_TOKEN"))
 
 
 def strava_scopes() -> list[str]:

@@ -247,6 +247,35 @@ class TokenRejected(ProviderError):
     default_message = _("Strava did not accept our access. Please connect Strava again.")
 
 
+class ScopeMissing(ProviderError):
+    """The athlete has not granted the scope that this needs."""
+
+    status_code = 409
+    code = "scope_missing"
+    is_permanent = True
+    default_message = _(
+        "Strava does not show your bikes and shoes without the permission for your full profile. "
+        "Connect again and leave it ticked."
+    )
+
+
+class GearNotFound(ProviderError):
+    """The provider has no such gear (any more)."""
+
+    status_code = 404
+    code = "gear_not_found"
+    is_permanent = True
+    default_message = _("Strava does not know this gear any more.")
+
+
+class SyncInProgress(IntegrationsError):
+    """A gear synchronisation of this link is under way."""
+
+    status_code = 409
+    code = "sync_in_progress"
+    default_message = _("Your gear is being synchronised already.")
+
+
 # --- Garmin Connect -----------------------------------------------------------------------------
 
 

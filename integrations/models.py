@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+from . import gear
 from .fields import EncryptedJSONField, EncryptedTextField, KeepsSecretsSealed
 
 
@@ -19,6 +20,13 @@ class LinkStatus(models.TextChoices):
     # While a sign-in is under way:
     LINKING = "linking", _("Connecting")
     MFA_REQUIRED = "mfa_required", _("Waiting for a code")
+
+
+class Units(models.TextChoices):
+    """How an athlete wants distances, as set at the provider."""
+
+    METRIC = "metric", _("Kilometres")
+    IMPERIAL = "imperial", _("Miles")
 
 
 def _conditions(linked: Q, alive: Q) -> dict[LinkStatus, Q]:
@@ -64,6 +72,15 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_site_client_id = models.CharField(max_length=255, blank=True, default="")
     strava_linked_at = models.DateTimeField(null=True, blank=True)
 
+    # Strava: gear. `due_at` is when it is next synchronised, `syncing_until` how long one that
+    # is under way has the right to it.
+    strava_units = models.CharField(max_length=16, choices=Units, blank=True, default="")
+    strava_synced_at = models.DateTimeField(null=True, blank=True)
+    strava_sync_error = models.CharField(max_length=64, blank=True, default="")
+    strava_sync_failures = models.PositiveIntegerField(default=0)
+    strava_sync_due_at = models.DateTimeField(null=True, blank=True)
+    strava_syncing_until = models.DateTimeField(null=True, blank=True)
+
     # Strava: an authorization in progress. Its client waits apart until the exchange has
     # succeeded, so that a failed or abandoned relink leaves a working link as it was.
     strava_state = models.TextField(null=True, blank=True)  # noqa: DJ001 (the contract's null)
@@ -77,6 +94,8 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_error = models.CharField(_("Strava error"), max_length=64, blank=True, default="")
     strava_failures = models.PositiveIntegerField(default=0)
     strava_retry_at = models.DateTimeField(null=True, blank=True)
+    # When a push event made us ask Strava whether the link still stands.
+    strava_checked_at = models.DateTimeField(null=True, blank=True)
 
     # Strava: the right to refresh, held by one refresher at a time.
     strava_lease = models.UUIDField(null=True, blank=True)
@@ -89,6 +108,14 @@ class UsersIntegrations(KeepsSecretsSealed):
     garminconnect_token_expires_at = models.DateTimeField(null=True, blank=True)
     garminconnect_sync_gear = models.BooleanField(default=False)
     garminconnect_linked_at = models.DateTimeField(null=True, blank=True)
+
+    # Garmin Connect: gear.
+    garminconnect_units = models.CharField(max_length=16, choices=Units, blank=True, default="")
+    garminconnect_synced_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_sync_error = models.CharField(max_length=64, blank=True, default="")
+    garminconnect_sync_failures = models.PositiveIntegerField(default=0)
+    garminconnect_sync_due_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_syncing_until = models.DateTimeField(null=True, blank=True)
 
     # Garmin Connect: the link's health, and the right to refresh.
     garminconnect_refreshed_at = models.DateTimeField(null=True, blank=True)
@@ -123,6 +150,18 @@ class UsersIntegrations(KeepsSecretsSealed):
                     strava_token_expires_at__isnull=False, strava_relink_required_at__isnull=True
                 ),
                 name="users_integrations_strava_due",
+            ),
+            models.Index(
+                fields=["strava_sync_due_at"],
+                condition=Q(strava_sync_gear=True, strava_relink_required_at__isnull=True),
+                name="users_integrations_strava_gear",
+            ),
+            models.Index(
+                fields=["garminconnect_sync_due_at"],
+                condition=Q(
+                    garminconnect_sync_gear=True, garminconnect_relink_required_at__isnull=True
+                ),
+                name="users_integrations_garmin_gear",
             ),
         ]
 
@@ -204,3 +243,51 @@ class GarminConnectAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"Garmin sign-in attempt of user {self.user_id}"
+
+
+class Gear(models.Model):
+    """A bike, a pair of shoes or another thing that an athlete uses, as a provider knows it.
+
+    Belongs to a link: disconnecting deletes it.
+    """
+
+    class Provider(models.TextChoices):
+        STRAVA = "strava", _("Strava")
+        GARMINCONNECT = "garminconnect", _("Garmin Connect")
+
+    class Kind(models.TextChoices):
+        BIKE = gear.BIKE, _("Bike")
+        SHOES = gear.SHOES, _("Shoes")
+        OTHER = gear.OTHER, _("Other")
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="gear"
+    )
+    provider = models.CharField(max_length=16, choices=Provider)
+    provider_gear_id = models.CharField(max_length=64)
+    kind = models.CharField(max_length=8, choices=Kind)
+    name = models.CharField(max_length=255, blank=True)
+    # Null until the provider has been asked for them.
+    brand = models.CharField(max_length=255, blank=True, null=True)  # noqa: DJ001
+    model = models.CharField(max_length=255, blank=True, null=True)  # noqa: DJ001
+    distance = models.PositiveBigIntegerField(_("distance (m)"), default=0)
+    primary = models.BooleanField(default=False)
+    retired = models.BooleanField(default=False)
+    first_seen_at = models.DateTimeField()
+    # Null while the provider lists it: then it was seen at the link's last synchronisation,
+    # and a sync that finds nothing new has nothing to write here.
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("gear")
+        verbose_name_plural = _("gear")
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["user", "provider", "provider_gear_id"], name="gear_once_per_provider"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return (
+            self.name or f"{self.brand or ''} {self.model or ''}".strip() or self.provider_gear_id
+        )

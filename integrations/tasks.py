@@ -7,6 +7,7 @@ import uuid
 from django.tasks import task
 
 from . import services
+from .exceptions import IntegrationsError
 
 # An athlete is watching.
 _URGENT = 50
@@ -20,3 +21,38 @@ def sign_in_to_garminconnect(user_id: int, attempt: str) -> str:
 @task(priority=_URGENT)
 def answer_garminconnect_mfa(user_id: int, attempt: str) -> str:
     return services.run_garminconnect_mfa(user_id, uuid.UUID(attempt))
+
+
+@task
+def sync_gear(user_id: int, provider: str) -> dict[str, int] | str:
+    try:
+        return services.sync_gear(user_id, provider)._asdict()
+    except IntegrationsError as exc:  # noted on the row; the next one is due after a while
+        return exc.code
+
+
+@task
+def sync_due_gear() -> int:
+    """Enqueue a synchronisation for everyone whose gear is due."""
+    count = 0
+    for provider in services.PROVIDERS:
+        while user_ids := services.take_due_gear_syncs(provider):
+            for user_id in user_ids:
+                sync_gear.enqueue(user_id, provider)
+            count += len(user_ids)
+    return count
+
+
+@task
+def refresh_due_strava_tokens() -> dict[str, int]:
+    return services.sweep_strava_tokens().as_dict()
+
+
+@task
+def forget_dead_garminconnect_logins() -> int:
+    return services.forget_dead_garminconnect_logins()
+
+
+@task
+def confirm_strava_revocation(user_id: int) -> str:
+    return services.confirm_strava_revocation(user_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -13,14 +14,16 @@ from django.contrib.auth.decorators import login_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_GET, require_POST
 
-from . import conf, services
-from .exceptions import IntegrationsError
+from . import conf, services, tasks
+from .exceptions import IntegrationsError, InvalidInput
+from .forms import PreferencesForm
 from .garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
-from .models import LinkStatus
+from .models import Gear, LinkStatus, Units, UsersIntegrations
 from .strava import scopes
 from .strava.forms import StravaClientForm
 
@@ -77,9 +80,10 @@ def failed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:
 @require_GET
 def settings_page(request: AthleteRequest) -> HttpResponse:
     """What is linked, how it fares, and the one thing to press."""
-    login = services.get_garminconnect_login(request.user.pk)
+    login = services.get_garminconnect_login(request.user.pk)  # first: it may write to the row
     row = services.get_integrations_or_default(request.user.pk)
-    status = services.describe_integrations(row, login)
+    gear = services.get_gear(request.user.pk)
+    status = services.describe_integrations(row, login, Counter(item.provider for item in gear))
     granted = row.strava_scopes
     context = {
         "strava": status["strava"]
@@ -99,6 +103,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
             # Strava compares the host alone, without a port.
             "callback_domain": urlsplit(f"//{request.get_host()}").hostname,
             "form": StravaClientForm(),
+            **_gear_context(row, "strava", gear),
         },
         "garminconnect": status["garminconnect"]
         | {
@@ -106,13 +111,72 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
             "refreshed_at": row.garminconnect_refreshed_at,
             "is_cn": login.is_cn if login else row.garminconnect_is_cn,
             "was_linked": login is not None and row.garminconnect_status == LinkStatus.LINKED,
-            "poll": status["garminconnect"]["status"] == LinkStatus.LINKING,
             "codes_left": services.codes_left(login) if login else 0,
             "form": GarminConnectLoginForm(),
             "mfa_form": GarminConnectMfaForm(),
+            **_gear_context(row, "garminconnect", gear),
         },
     }
+    context["strava"]["poll"] = context["strava"]["syncing"]
+    context["garminconnect"]["poll"] = (
+        context["garminconnect"]["syncing"]
+        or context["garminconnect"]["status"] == LinkStatus.LINKING
+    )
     return render(request, "integrations/settings.html", context)
+
+
+def _gear_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> dict[str, Any]:
+    """What the page tells of gear, distances in the athlete's units."""
+    units = getattr(row, f"{provider}_units") or Units.METRIC
+    metres = 1609.344 if units == Units.IMPERIAL else 1000
+    items: list[dict[str, Any]] = [
+        {"gear": item, "distance": round(item.distance / metres), "units": units}
+        for item in gear
+        if item.provider == provider
+    ]
+    syncing_until = getattr(row, f"{provider}_syncing_until")
+    code = getattr(row, f"{provider}_sync_error")
+    return {
+        "gear_in_use": [item for item in items if not item["gear"].retired],
+        "gear_retired": [item for item in items if item["gear"].retired],
+        "synced_at": getattr(row, f"{provider}_synced_at"),
+        "syncing": syncing_until is not None and syncing_until > timezone.now(),
+        "sync_error": services.health_message(provider, code) if code else "",
+    }
+
+
+@athlete_view
+@require_POST
+def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
+    """Switch gear synchronisation on or off; on means that one starts now."""
+    wanted = PreferencesForm(request.POST)
+    try:
+        if not wanted.is_valid():
+            raise InvalidInput
+        sync_gear = wanted.cleaned_data["sync_gear"]
+        services.set_sync_gear(request.user.pk, provider, sync_gear)
+    except IntegrationsError as exc:
+        return failed(request, exc)
+    if not sync_gear:
+        return done(request, _("Gear is no longer synchronised. What is here stays as it is."))
+    try:
+        services.request_gear_sync(request.user.pk, provider)
+    except IntegrationsError:  # not connected, or under way already
+        return done(request, _("Gear will be synchronised."))
+    tasks.sync_gear.enqueue(request.user.pk, provider)
+    return done(request, _("Gear will be synchronised. The first time starts now."))
+
+
+@athlete_view
+@require_POST
+def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
+    """Start a gear synchronisation."""
+    try:
+        services.request_gear_sync(request.user.pk, provider)
+    except IntegrationsError as exc:
+        return failed(request, exc)
+    tasks.sync_gear.enqueue(request.user.pk, provider)
+    return done(request, _("Synchronising your gear …"), level=messages.INFO, status=202)
 
 
 @athlete_view

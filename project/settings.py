@@ -4,6 +4,7 @@ What each variable means stands in the README.
 """
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import environ
@@ -60,6 +61,8 @@ STRAVA_API_URL = env.str(
     "STRAVA_API_URL",
     default=f"{_SANDBOX_URL}/api/v3" if INTEGRATIONS_SANDBOX else "https://www.strava.com/api/v3",
 )
+
+STRAVA_WEBHOOK_VERIFY_TOKEN = env.str("STRAVA_WEBHOOK_VERIFY_TOKEN", default="")
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
@@ -125,11 +128,45 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 _TASKS_BACKENDS = {
     "database": "django_tasks_db.DatabaseBackend",
     "immediate": "django.tasks.backends.immediate.ImmediateBackend",
+    "celery": "django_tasks_celery.CeleryBackend",
 }
 TASKS_BACKEND = env.str("TASKS_BACKEND", default="database")
 if TASKS_BACKEND not in _TASKS_BACKENDS:
     raise ImproperlyConfigured(f"TASKS_BACKEND must be one of {', '.join(_TASKS_BACKENDS)}.")
-TASKS = {"default": {"BACKEND": _TASKS_BACKENDS[TASKS_BACKEND]}}
+TASKS: dict[str, dict[str, Any]] = {"default": {"BACKEND": _TASKS_BACKENDS[TASKS_BACKEND]}}
+SILENCED_SYSTEM_CHECKS: list[str] = []
+
+if TASKS_BACKEND == "celery":
+    TASKS["default"]["OPTIONS"] = {"CELERY_APP": "project.celery.app"}
+    CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="")
+    if urlsplit(CELERY_BROKER_URL).scheme not in ("amqp", "amqps", "redis", "rediss"):
+        # Never says what it was: it may hold a password.
+        raise ImproperlyConfigured(
+            "CELERY_BROKER_URL must be an amqp:// or redis:// address for TASKS_BACKEND=celery."
+        )
+    # Sites that share a broker need a name each.
+    CELERY_TASK_DEFAULT_QUEUE = env.str("CELERY_TASK_DEFAULT_QUEUE", default="integrations")
+    CELERY_TASK_SERIALIZER = "json"
+    CELERY_ACCEPT_CONTENT = ["json"]
+    # A task is taken off the queue once it has run, so that no machine takes one with it when it
+    # goes. One that runs twice is harmless: each claims its row, or finds nothing left to do.
+    CELERY_TASK_ACKS_LATE = True
+    CELERY_TASK_REJECT_ON_WORKER_LOST = True
+    CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+    # Garmin may be asked once with a password: a sign-in ends where it began, even if the broker
+    # is gone meanwhile, and whoever gets the task again finds it superseded.
+    CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+    CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+    # How a task ended stands in the rows of the app; nobody reads a result.
+    CELERY_TASK_IGNORE_RESULT = True
+    SILENCED_SYSTEM_CHECKS += ["django_tasks_celery.W001", "django_tasks_celery.W002"]
+    # Levels 0 to 4, from Django's -100 to 100; project.celery says how.
+    CELERY_TASK_QUEUE_MAX_PRIORITY = 4
+    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
+        {"confirm_publish": True}
+        if CELERY_BROKER_URL.startswith("amqp")
+        else {"priority_steps": [0, 1, 2, 3, 4], "socket_connect_timeout": 4, "socket_timeout": 30}
+    )
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -188,7 +225,7 @@ if not DEBUG:
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
     # This site cannot know whether its sibling subdomains speak TLS, nor put the domain on the
     # browsers' preload list: whoever owns the domain decides that.
-    SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+    SILENCED_SYSTEM_CHECKS += ["security.W005", "security.W021"]
 
 # --- Logging --------------------------------------------------------------------------------
 
@@ -207,6 +244,7 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
         "integrations": {"level": "INFO"},
+        "project": {"level": "INFO"},
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
         "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
     },

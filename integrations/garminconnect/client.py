@@ -13,10 +13,19 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from ..exceptions import (
     AccountLocked,
@@ -32,6 +41,7 @@ from ..exceptions import (
     InvalidSession,
     LoginExpired,
 )
+from ..gear import BIKE, OTHER, SHOES, GearItem, clean_text
 
 if TYPE_CHECKING:
     from garminconnect import Garmin
@@ -169,6 +179,118 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
 
     client._refresh_session = refresh_session
     return garmin
+
+
+class _GarminGear(BaseModel):
+    """Gear in the newer shape, or the older one: `uuid` with dashes or without."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    uuid: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{1,64}$")]
+    kind: str = Field("", validation_alias=AliasChoices("gearType", "gearTypeName"))
+    name: str | None = Field(None, validation_alias=AliasChoices("name", "displayName"))
+    brand: str | None = Field(None, validation_alias=AliasChoices("brand", "gearMakeName"))
+    model: str | None = Field(None, validation_alias=AliasChoices("model", "gearModelName"))
+    status: str = Field(
+        "active", validation_alias=AliasChoices("gearStatus", "status", "gearStatusName")
+    )
+    distance: float | None = Field(
+        None, validation_alias="distanceUsedMeters", ge=0, le=1e12, allow_inf_nan=False
+    )
+
+    def item(self) -> GearItem:
+        kinds = {"bike": BIKE, "shoes": SHOES}
+        return GearItem(
+            provider_gear_id=self.uuid.replace("-", "").lower(),
+            kind=kinds.get(self.kind.lower(), OTHER),
+            name=clean_text(self.name),
+            distance=round(self.distance or 0),
+            retired=self.status.lower() == "retired",
+            brand=clean_text(self.brand),
+            model=clean_text(self.model),
+        )
+
+
+_PAGE = 20  # the default of Garmin's own page; a larger one might be cut short unseen
+_MAX_GEAR = 2000
+
+
+def fetch_gear(garmin: Garmin) -> list[GearItem]:
+    """All gear of a signed-in athlete, retired gear too.
+
+    Raises InvalidSession if Garmin does not accept the session, renewed or not, or an error
+    that says that asking again later may help.
+    """
+    library = _library()
+    garmin.retry_attempts = 0  # whoever asks has retries of their own
+    try:
+        try:
+            found = _pages(garmin)
+        except library.GarminConnectNotFoundError:
+            # The older endpoint, by the profile's number.
+            found = list(garmin.get_gear(str(garmin.get_user_profile()["id"])))
+        items = [_GarminGear.model_validate(each) for each in found]
+        return [
+            replace(item.item(), distance=_distance(garmin, item))
+            if item.distance is None
+            else item.item()
+            for item in items
+        ]
+    except IntegrationsError:
+        raise
+    except ValidationError:
+        raise GarminConnectInvalidReply from None
+    except Exception as exc:
+        raise _translate_use(library, exc) from None
+
+
+def fetch_units(garmin: Garmin) -> str:
+    """How the athlete wants distances: "metric" or "imperial"; "" where that cannot be told."""
+    try:
+        system = garmin.get_user_profile()["userData"]["measurementSystem"]
+    except Exception:
+        return ""
+    return "metric" if system == "metric" else "imperial"
+
+
+def _pages(garmin: Garmin) -> list[Any]:
+    found: list[Any] = []
+    while True:
+        page = garmin.get_gear_list(len(found), _PAGE)
+        if not isinstance(page, list):
+            raise GarminConnectInvalidReply
+        found += page
+        if len(page) < _PAGE or len(found) >= _MAX_GEAR:
+            return found
+
+
+def _distance(garmin: Garmin, gear: _GarminGear) -> int:
+    """Metres out of the statistics, which know no dashes; 0 where there are none."""
+    stats = garmin.get_gear_stats(gear.uuid.replace("-", "")) or {}
+    distance = stats.get("totalDistance")
+    return round(distance) if isinstance(distance, int | float) and 0 <= distance <= 1e12 else 0
+
+
+def _translate_use(library: ModuleType, exc: Exception) -> GarminConnectError:
+    """What an error of the library's means while a session is used."""
+    cause: BaseException | None = exc
+    while cause is not None:  # ours, out of `renew`, wrapped by the library
+        if isinstance(cause, GarminConnectError):
+            return cause
+        if isinstance(cause, GarminConnectRelinkRequired):
+            return InvalidSession()
+        cause = cause.__cause__
+    if isinstance(exc, library.GarminConnectTooManyRequestsError):
+        error: GarminConnectError = GarminConnectRateLimited(provider_status=429, retry_after=3600)
+    elif isinstance(exc, library.GarminConnectAuthenticationError):
+        # A 401 that a renewed session did not cure.
+        error = InvalidSession(provider_status=401)
+    elif isinstance(exc, library.GarminConnectConnectionError):
+        error = GarminConnectUnavailable()
+    else:
+        error = GarminConnectInvalidReply()
+    logger.warning("garminconnect: %s (%s)", error.code, type(exc).__name__)
+    return error
 
 
 def _send_password_once(library: ModuleType, garmin: Any, verdicts: list[Exception]) -> None:

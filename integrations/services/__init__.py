@@ -1,5 +1,6 @@
 """The public API: one function an operation, and the only writer of rows."""
 
+from ._parallel import run_parallel
 from .garminconnect import (
     disconnect_garminconnect,
     get_garminconnect_client,
@@ -18,7 +19,25 @@ from .garminconnect_login import (
     run_garminconnect_mfa,
     submit_garminconnect_code,
 )
-from .status import describe_integrations, get_integrations_or_default, get_integrations_status
+from .gear import (
+    PROVIDERS,
+    GearCounts,
+    count_gear,
+    get_gear,
+    iterate_wanting_gear,
+    request_gear_sync,
+    set_sync_gear,
+    sync_garminconnect_gear,
+    sync_gear,
+    sync_strava_gear,
+    take_due_gear_syncs,
+)
+from .status import (
+    describe_integrations,
+    get_integrations_or_default,
+    get_integrations_status,
+    health_message,
+)
 from .strava import (
     disconnect_strava,
     link_strava_account,
@@ -33,7 +52,16 @@ from .strava_authorization import (
     begin_strava_authorization,
     complete_strava_authorization,
 )
+from .strava_sweep import SweepCounts, sweep_strava_tokens
 from .strava_tokens import get_strava_access_token, refresh_strava_access_token
+from .strava_webhook import (
+    confirm_strava_revocation,
+    create_strava_subscription,
+    delete_strava_subscriptions,
+    is_strava_verify_token,
+    list_strava_subscriptions,
+    take_strava_revocation,
+)
 from .users_integrations import (
     create_user_integrations,
     edit_user_integrations,
@@ -42,14 +70,21 @@ from .users_integrations import (
 )
 
 __all__ = [
+    "PROVIDERS",
     "AuthorizationRequest",
+    "GearCounts",
     "StravaAuthorization",
+    "SweepCounts",
     "begin_garminconnect_login",
     "begin_strava_authorization",
     "cancel_garminconnect_login",
     "codes_left",
     "complete_strava_authorization",
+    "confirm_strava_revocation",
+    "count_gear",
+    "create_strava_subscription",
     "create_user_integrations",
+    "delete_strava_subscriptions",
     "describe_integrations",
     "disconnect_garminconnect",
     "disconnect_strava",
@@ -57,22 +92,36 @@ __all__ = [
     "forget_dead_garminconnect_logins",
     "get_garminconnect_client",
     "get_garminconnect_login",
+    "get_gear",
     "get_integrations_or_default",
     "get_integrations_status",
     "get_strava_access_token",
     "get_user_integrations_by_strava_state",
     "get_user_integrations_by_user_id",
+    "health_message",
+    "is_strava_verify_token",
+    "iterate_wanting_gear",
     "link_garminconnect_account",
     "link_strava_account",
+    "list_strava_subscriptions",
     "refresh_garminconnect_session",
     "refresh_strava_access_token",
+    "request_gear_sync",
     "run_garminconnect_login",
     "run_garminconnect_mfa",
+    "run_parallel",
+    "set_sync_gear",
     "set_user_garminconnect_sync_gear",
     "set_user_strava_client",
     "set_user_strava_state",
     "set_user_strava_sync_gear",
     "submit_garminconnect_code",
+    "sweep_strava_tokens",
+    "sync_garminconnect_gear",
+    "sync_gear",
+    "sync_strava_gear",
+    "take_due_gear_syncs",
+    "take_strava_revocation",
     "unlink_garminconnect_account",
     "unlink_strava_account",
 ]

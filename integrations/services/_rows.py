@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from ..exceptions import IntegrationsDatabaseError, IntegrationsNotFound
 from ..garminconnect.client import token_expiry
-from ..models import UsersIntegrations
+from ..models import Gear, UsersIntegrations
 
 # How long an athlete may take at the consent page.
 AUTHORIZATION_LIFETIME = 600  # seconds
@@ -107,10 +107,40 @@ def healthy_columns(provider: str) -> dict[str, Any]:
     }
 
 
+def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
+    """The columns of gear synchronisation switched on, which means due now, or off."""
+    columns: dict[str, Any] = {f"{provider}_sync_gear": sync_gear}
+    if sync_gear:
+        columns |= {f"{provider}_sync_due_at": timezone.now(), f"{provider}_sync_failures": 0}
+    return columns
+
+
+def unlink(user_id: int, provider: str, **columns: Any) -> None:
+    """Clear a link and delete the gear that came from it, both or neither.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    columns |= healthy_columns(provider)
+    columns |= {
+        f"{provider}_units": "",
+        f"{provider}_synced_at": None,
+        f"{provider}_sync_error": "",
+        f"{provider}_sync_failures": 0,
+        f"{provider}_sync_due_at": None,
+        f"{provider}_syncing_until": None,
+    }
+    with transaction.atomic():
+        update(user_id, **columns)
+        Gear.objects.filter(user_id=user_id, provider=provider).delete()
+
+
 def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
     """A partial update by the seed's fields, with what has to move along with them."""
     if "strava_state" in columns:
         columns |= state_columns(columns["strava_state"])
+    for provider in ("strava", "garminconnect"):
+        if f"{provider}_sync_gear" in columns:
+            columns |= sync_columns(provider, columns[f"{provider}_sync_gear"])
     if columns.keys() & _STRAVA_TOKENS:
         columns |= healthy_columns("strava")
     if "garminconnect_oauth2" in columns:

@@ -103,7 +103,7 @@ class TokenKeeper[Token](ABC):
                 raise self._stored_error(row)
             lease = uuid.uuid4()
             if self._take_lease(row, lease):
-                refreshed = self._refresh(row, lease)
+                refreshed = self.refresh_leased(row, lease)
                 if refreshed is not None:
                     return refreshed.token
             if time.monotonic() > give_up:
@@ -198,13 +198,13 @@ class TokenKeeper[Token](ABC):
             .update(**self._columns(lease=lease, lease_until=Now() + timedelta(seconds=self.lease)))
         )
 
-    def _drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> None:
+    def drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> None:
         """Free the way, if the lease is still ours."""
         self._rows(row.user_id).filter(**self._columns(lease=lease)).update(
             **self._columns(lease=None, lease_until=None, **columns)
         )
 
-    def _refresh(self, row: UsersIntegrations, lease: uuid.UUID) -> Refreshed[Token] | None:
+    def refresh_leased(self, row: UsersIntegrations, lease: uuid.UUID) -> Refreshed[Token] | None:
         """Ask the provider and write its answer; None if the row has to be read again."""
         settled = False
         try:
@@ -220,7 +220,7 @@ class TokenKeeper[Token](ABC):
             raise self.relink_required from exc
         except ProviderError as exc:
             if not settled:
-                self._drop_lease(
+                self.drop_lease(
                     row,
                     lease,
                     error=exc.code,
@@ -231,7 +231,7 @@ class TokenKeeper[Token](ABC):
             raise
         finally:
             if not settled:
-                self._drop_lease(row, lease)
+                self.drop_lease(row, lease)
 
     def _backoff(self, row: UsersIntegrations, exc: ProviderError) -> float:
         """Seconds until a sweep may try again: doubling up to a day, with jitter."""

@@ -126,16 +126,16 @@ def unlink_garminconnect_account(user_id: int) -> None:
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _rows.update(
+    _rows.unlink(
         user_id,
-        **session_columns(None)
-        | {
-            "garminconnect_oauth1": None,
-            "garminconnect_is_cn": False,
-            "garminconnect_sync_gear": False,
-            "garminconnect_linked_at": None,
-            "garminconnect_refreshed_at": None,
-        },
+        "garminconnect",
+        garminconnect_oauth1=None,
+        garminconnect_oauth2=None,
+        garminconnect_is_cn=False,
+        garminconnect_token_expires_at=None,
+        garminconnect_sync_gear=False,
+        garminconnect_linked_at=None,
+        garminconnect_refreshed_at=None,
     )
     _rows.send_after_commit(account_unlinked, user_id, "garminconnect")
 
@@ -165,4 +165,4 @@ def set_user_garminconnect_sync_gear(user_id: int, garminconnect_sync_gear: bool
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _rows.update(user_id, garminconnect_sync_gear=garminconnect_sync_gear)
+    _rows.update(user_id, **_rows.sync_columns("garminconnect", garminconnect_sync_gear))

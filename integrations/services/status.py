@@ -6,11 +6,12 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from ..exceptions import GarminConnectError, IntegrationsNotFound, error_by_code
+from ..exceptions import GarminConnectError, IntegrationsNotFound, ScopeMissing, error_by_code
 from ..models import GarminConnectLogin, UsersIntegrations
 from . import _rows
 from ._rows import database_errors
 from .garminconnect_login import get_garminconnect_login, login_status
+from .gear import count_gear
 
 _TRYING_AGAIN = _("We will try again by ourselves; there is nothing you need to do.")
 
@@ -34,6 +35,7 @@ _GARMINCONNECT_RELINK = _(
     "Garmin no longer accepts this connection. A new password at Garmin does that, for instance. "
     "Sign in again to go on; nothing is lost."
 )
+_STRAVA_MESSAGES["scope_missing"] = ScopeMissing.default_message
 _OTHER = _("Strava could not be reached the last time.")
 
 
@@ -56,7 +58,7 @@ def get_integrations_status(user_id: int) -> dict[str, dict[str, Any]]:
     A user without a row has nothing linked. Times are aware UTC. No secrets.
     """
     login = get_garminconnect_login(user_id)  # first: it may note on the row how it has ended
-    return describe_integrations(get_integrations_or_default(user_id), login)
+    return describe_integrations(get_integrations_or_default(user_id), login, count_gear(user_id))
 
 
 @database_errors
@@ -69,7 +71,7 @@ def get_integrations_or_default(user_id: int) -> UsersIntegrations:
 
 
 def describe_integrations(
-    row: UsersIntegrations, login: GarminConnectLogin | None
+    row: UsersIntegrations, login: GarminConnectLogin | None, gear: dict[str, int]
 ) -> dict[str, dict[str, Any]]:
     """get_integrations_status of rows that are at hand; asks no database."""
     garminconnect_status = login_status(login) if login else row.garminconnect_status
@@ -77,20 +79,22 @@ def describe_integrations(
         "strava": {
             "status": row.strava_status.value,
             "sync_gear": row.strava_sync_gear,
-            "gear": 0,
-            "last_synced_at": None,
+            "gear": gear["strava"],
+            "last_synced_at": row.strava_synced_at,
             "token_expires_at": row.strava_token_expires_at,
-            "error": _error("strava", row.strava_error),
+            "error": _error("strava", row.strava_error or row.strava_sync_error),
             "athlete_id": row.strava_athlete_id,
             "scope": row.strava_scopes,
         },
         "garminconnect": {
             "status": garminconnect_status.value,
             "sync_gear": row.garminconnect_sync_gear,
-            "gear": 0,
-            "last_synced_at": None,
+            "gear": gear["garminconnect"],
+            "last_synced_at": row.garminconnect_synced_at,
             "token_expires_at": row.garminconnect_token_expires_at,
-            "error": _error("garminconnect", row.garminconnect_error),
+            "error": _error(
+                "garminconnect", row.garminconnect_error or row.garminconnect_sync_error
+            ),
         },
     }
 

@@ -60,7 +60,7 @@ def set_user_strava_sync_gear(user_id: int, strava_sync_gear: bool) -> None:
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _rows.update(user_id, strava_sync_gear=strava_sync_gear)
+    _rows.update(user_id, **_rows.sync_columns("strava", strava_sync_gear))
 
 
 @database_errors
@@ -117,8 +117,9 @@ def unlink_strava_account(user_id: int) -> None:
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _rows.update(
+    _rows.unlink(
         user_id,
+        "strava",
         strava_client_id=None,
         strava_client_secret=None,
         strava_token=None,
@@ -131,7 +132,7 @@ def unlink_strava_account(user_id: int) -> None:
         strava_linked_at=None,
         strava_refreshed_at=None,
         **_rows.state_columns(None),
-        **_rows.healthy_columns("strava"),
+        strava_checked_at=None,
     )
     _rows.send_after_commit(account_unlinked, user_id, "strava")
 

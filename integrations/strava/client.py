@@ -7,16 +7,17 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import requests
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 from requests.auth import HTTPBasicAuth
 
 from .. import conf
 from ..exceptions import (
     ApplicationInactive,
     AthleteLimitReached,
+    GearNotFound,
     InvalidClient,
     InvalidGrant,
     InvalidProviderReply,
@@ -24,9 +25,10 @@ from ..exceptions import (
     ProviderError,
     ProviderUnavailable,
     RateLimited,
+    ScopeMissing,
     TokenRejected,
 )
-from ..http import ProviderClient
+from ..http import BearerAuth, ProviderClient
 
 # RFC 6749, appendix A.12: tokens are visible ASCII. Anything else is not a token.
 Token = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,2048}$", strict=True)]
@@ -39,6 +41,44 @@ class _Reply(BaseModel):
 
 class StravaAthlete(_Reply):
     id: Annotated[int, Field(gt=0, lt=2**63, strict=True)]
+
+
+class StravaGear(_Reply):
+    """Gear as `GET /athlete` lists it: `distance` in metres, `name` at times empty or missing."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$", strict=True)]
+    name: str | None = None
+    distance: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] = 0
+    primary: bool | None = None
+    retired: bool | None = None
+
+
+class StravaGearDetails(_Reply):
+    """What `GET /gear/{id}` adds."""
+
+    id: str
+    brand_name: str | None = None
+    model_name: str | None = None
+
+
+class StravaProfile(StravaAthlete):
+    """The athlete of a token. Gear is None without the scope profile:read_all.
+
+    Source: https://developers.strava.com/docs/reference/#api-Athletes-getLoggedInAthlete
+    """
+
+    bikes: list[StravaGear] | None = None
+    shoes: list[StravaGear] | None = None
+    measurement_preference: str | None = None
+
+
+class StravaSubscription(_Reply):
+    id: int
+    callback_url: str = ""
+
+
+class _Subscriptions(RootModel[list[StravaSubscription]]):
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 class StravaTokens(_Reply):
@@ -144,11 +184,55 @@ class StravaClient(ProviderClient):
             data={"token": token, "token_type_hint": token_type_hint},
         )
 
+    def get_athlete(self, access_token: str) -> StravaProfile:
+        """The athlete of a token, with bikes and shoes where the scope allows.
+
+        Raises TokenRejected, ScopeMissing, and the errors of `error_for`.
+        """
+        url = f"{conf.strava_api_url()}/athlete"
+        return self._parse(StravaProfile, self._request("GET", url, auth=BearerAuth(access_token)))
+
+    def get_gear(self, access_token: str, gear_id: str) -> StravaGearDetails:
+        """Brand and model of one piece of gear.
+
+        Raises GearNotFound, TokenRejected, ScopeMissing, and the errors of `error_for`.
+        """
+        url = f"{conf.strava_api_url()}/gear/{quote(gear_id, safe='')}"
+        answer = self._request("GET", url, auth=BearerAuth(access_token))
+        return self._parse(StravaGearDetails, answer)
+
+    def create_subscription(self, callback_url: str, verify_token: str) -> int:
+        """Subscribe the app to push events; returns the subscription's id.
+
+        Strava calls the callback before it answers.
+        Source: https://developers.strava.com/docs/webhooks/
+        """
+        data = self._credentials() | {"callback_url": callback_url, "verify_token": verify_token}
+        answer = self._request("POST", f"{conf.strava_api_url()}/push_subscriptions", data=data)
+        return self._parse(StravaSubscription, answer).id
+
+    def list_subscriptions(self) -> list[StravaSubscription]:
+        """The app's subscription, which is at most one.
+
+        Strava takes the client's credentials in the query here, and nowhere else.
+        """
+        url = f"{conf.strava_api_url()}/push_subscriptions"
+        answer = self._request("GET", url, params=self._credentials())
+        return self._parse(_Subscriptions, answer).root
+
+    def delete_subscription(self, subscription_id: int) -> None:
+        """End a subscription. Raises the errors of `error_for`."""
+        url = f"{conf.strava_api_url()}/push_subscriptions/{subscription_id}"
+        self._request("DELETE", url, params=self._credentials())
+
+    def _credentials(self) -> dict[str, str]:
+        return {"client_id": self.client_id, "client_secret": self._client_secret}
+
     def _token(self, grant: dict[str, str]) -> StravaTokens:
         answer = self._request(
             "POST",
             f"{conf.strava_oauth_url()}/token",
-            data={"client_id": self.client_id, "client_secret": self._client_secret, **grant},
+            data=self._credentials() | grant,
         )
         return self._parse(StravaTokens, answer)
 
@@ -173,8 +257,12 @@ class StravaClient(ProviderClient):
                     return InvalidGrant(provider_status=status)
                 case "refreshtoken", "refresh_token", "invalid":
                     return InvalidRefreshToken(provider_status=status)
+                case ("accesstoken", _, "missing"):
+                    return ScopeMissing(provider_status=status)
                 case (("athlete" | "accesstoken"), _, _):
                     return TokenRejected(provider_status=status)
+        if status == 404 and "/gear/" in (response.request.url or ""):
+            return GearNotFound(provider_status=status)
         if status == 403 and _is_limit(body, faults):
             return AthleteLimitReached(provider_status=status)
         if status == 401 and response.request.url and response.request.url.endswith("/revoke"):

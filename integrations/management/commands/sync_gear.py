@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import threading
+from argparse import ArgumentParser
+from collections import Counter
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from integrations import services
+from integrations.exceptions import IntegrationsError
+
+
+class Command(BaseCommand):
+    help = "Synchronise the gear of all who want it."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--provider", choices=services.PROVIDERS, help="default: all")
+        parser.add_argument("--user", type=int, metavar="ID", help="this user's alone")
+        parser.add_argument("--workers", type=int, default=4, metavar="N", help="default: 4")
+
+    def handle(
+        self, *, provider: str | None, user: int | None, workers: int, **options: Any
+    ) -> None:
+        for name in [provider] if provider else services.PROVIDERS:
+            totals, lock = Counter[str](), threading.Lock()
+
+            def sync(
+                user_id: int, name: str = name, totals: Any = totals, lock: Any = lock
+            ) -> None:
+                try:
+                    found = Counter(services.sync_gear(user_id, name)._asdict())
+                    found["synced"] += 1
+                except IntegrationsError:  # noted on the row, and in the log
+                    found = Counter(failed=1)
+                with lock:
+                    totals.update(found)
+
+            services.run_parallel(services.iterate_wanting_gear(name, user), sync, max(1, workers))
+            counts = "  ".join(
+                f"{key}: {totals[key]}"
+                for key in ("synced", "failed", "created", "updated", "retired")
+            )
+            self.stdout.write(f"{name}  {counts}")

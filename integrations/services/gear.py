@@ -1,0 +1,352 @@
+"""Gear kept in step with both providers.
+
+A synchronisation asks the provider first and writes then, in one transaction of set-based
+statements behind a condition on the link: so one that is killed leaves whole gear, two at once
+end in the same rows, and one that comes after a disconnect writes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db import transaction
+from django.db.models import Count, F, Q
+from django.utils import timezone
+
+from ..exceptions import (
+    GarminConnectRelinkRequired,
+    IntegrationsError,
+    InvalidProviderReply,
+    InvalidSession,
+    ProviderError,
+    ScopeMissing,
+    SyncInProgress,
+    TokenRejected,
+)
+from ..garminconnect import client as garminconnect_client
+from ..gear import BIKE, SHOES, GearItem, clean_text
+from ..models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
+from ..signals import gear_synced
+from ..strava.client import StravaClient, StravaGear
+from . import _rows, strava
+from ._rows import database_errors
+from ._single_flight import TokenKeeper
+from .garminconnect import GarminConnectTokenKeeper, get_garminconnect_client
+from .strava_tokens import StravaTokenKeeper
+
+logger = logging.getLogger("integrations.gear")
+
+PROVIDERS = tuple(Gear.Provider.values)
+SYNC_EVERY = timedelta(hours=6)
+BACKOFF = timedelta(minutes=10)
+MAX_BACKOFF = timedelta(days=1)
+# How long the page counts a synchronisation as under way that nobody has ended.
+SYNCING_FOR = timedelta(minutes=1)
+
+_KEEPERS: dict[str, TokenKeeper[Any]] = {
+    "strava": StravaTokenKeeper(),
+    "garminconnect": GarminConnectTokenKeeper(),
+}
+_COMPARED = ("kind", "name", "brand", "model", "distance", "primary", "retired", "last_seen_at")
+
+
+class GearCounts(NamedTuple):
+    """What a synchronisation has changed."""
+
+    created: int = 0
+    updated: int = 0
+    retired: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    items: list[GearItem]
+    units: str
+    # Brand and model of gear that is new or renamed, where they cost a request each.
+    details: Callable[[GearItem], GearItem] = lambda item: item
+
+
+@database_errors
+def sync_strava_gear(user_id: int) -> GearCounts:
+    """Synchronise one user's gear with Strava now: one request, and one for each new gear.
+
+    Raises StravaNotLinked, StravaRelinkRequired, ScopeMissing without profile:read_all, or a
+    ProviderError; then no gear has changed.
+    """
+    return _sync(user_id, "strava", _fetch_from_strava)
+
+
+@database_errors
+def sync_garminconnect_gear(user_id: int) -> GearCounts:
+    """Synchronise one user's gear with Garmin Connect now.
+
+    Raises GarminConnectNotLinked, GarminConnectRelinkRequired, or a GarminConnectError; then no
+    gear has changed.
+    """
+    return _sync(user_id, "garminconnect", _fetch_from_garminconnect)
+
+
+def sync_gear(user_id: int, provider: str) -> GearCounts:
+    """sync_strava_gear or sync_garminconnect_gear, by the provider's name."""
+    if provider == "strava":
+        return sync_strava_gear(user_id)
+    return sync_garminconnect_gear(user_id)
+
+
+@database_errors
+def request_gear_sync(user_id: int, provider: str) -> None:
+    """Note that a synchronisation is about to be done by a worker, for the page to tell.
+
+    Raises SyncInProgress if one is under way, or that the provider is not linked.
+    """
+    _KEEPERS[provider].linked_row(user_id)
+    now = timezone.now()
+    free = Q(**{f"{provider}_syncing_until": None}) | Q(**{f"{provider}_syncing_until__lt": now})
+    if not UsersIntegrations.objects.filter(free, user_id=user_id).update(
+        **{f"{provider}_syncing_until": now + SYNCING_FOR}
+    ):
+        raise SyncInProgress
+
+
+@database_errors
+def set_sync_gear(user_id: int, provider: str, sync_gear: bool) -> None:
+    """Switch synchronisation on or off as the athlete wants it; on means: due now.
+
+    Unlike the seed's functions it makes the row where there is none.
+    """
+    _rows.ensure_row(user_id)
+    _rows.update(user_id, **_rows.sync_columns(provider, sync_gear))
+
+
+@database_errors
+def get_gear(user_id: int) -> list[Gear]:
+    """All gear of one user: in use before retired, primary first."""
+    return list(
+        Gear.objects.filter(user_id=user_id).order_by(
+            "provider", "retired", "kind", "-primary", "-distance", "pk"
+        )
+    )
+
+
+@database_errors
+def count_gear(user_id: int) -> dict[str, int]:
+    """How much gear a user has, retired gear included, by provider."""
+    counts = Gear.objects.filter(user_id=user_id).values_list("provider").annotate(Count("pk"))
+    return dict.fromkeys(PROVIDERS, 0) | dict(counts)
+
+
+def wanting_gear(provider: str) -> Any:
+    """The rows whose athletes want their gear in step, and whose link is alive."""
+    return UsersIntegrations.objects.filter(
+        LINK_CONDITIONS[provider][LinkStatus.LINKED], **{f"{provider}_sync_gear": True}
+    )
+
+
+@database_errors
+def take_due_gear_syncs(provider: str, limit: int = 500) -> list[int]:
+    """Up to `limit` user ids whose gear is due; each is given to one caller only.
+
+    They are put off for an hour: so long has whoever took them to synchronise, which sets the
+    time anew.
+    """
+    due_at = f"{provider}_sync_due_at"
+    now = timezone.now()
+    due = wanting_gear(provider).filter(Q(**{due_at: None}) | Q(**{f"{due_at}__lte": now}))
+    ids = list(due.order_by(due_at).values_list("pk", flat=True)[:limit])
+    put_off = now + timedelta(hours=1, microseconds=random.randrange(1_000_000))  # noqa: S311
+    due.filter(pk__in=ids).update(**{due_at: put_off})
+    taken = UsersIntegrations.objects.filter(pk__in=ids, **{due_at: put_off})
+    return list(taken.values_list("user_id", flat=True))
+
+
+def iterate_wanting_gear(provider: str, user_id: int | None = None) -> Iterator[int]:
+    """The user ids of all who want their gear in step, a few hundred in memory at a time."""
+    rows = wanting_gear(provider).order_by("pk")
+    if user_id is not None:
+        rows = rows.filter(user_id=user_id)
+    last = 0
+    while batch := list(rows.filter(pk__gt=last).values_list("pk", "user_id")[:500]):
+        last = batch[-1][0]
+        yield from (user_id for _, user_id in batch)
+
+
+# --- One synchronisation ------------------------------------------------------------------------
+
+
+def _sync(
+    user_id: int, provider: str, fetch: Callable[[UsersIntegrations], _Fetched]
+) -> GearCounts:
+    _rows.require_autocommit()
+    row = _KEEPERS[provider].linked_row(user_id)
+    try:
+        fetched = fetch(row)
+        counts = _apply(row, provider, fetched)
+    except IntegrationsError as exc:
+        _note_failure(row, provider, exc)
+        raise
+    _rows.send_after_commit(gear_synced, user_id, provider)
+    return counts
+
+
+def _apply(row: UsersIntegrations, provider: str, fetched: _Fetched) -> GearCounts:
+    now = timezone.now()
+    known = {
+        gear.provider_gear_id: gear
+        for gear in Gear.objects.filter(user_id=row.user_id, provider=provider)
+    }
+    items = {item.provider_gear_id: item for item in fetched.items}
+    created, changed, retired = [], [], 0
+    for item in items.values():
+        gear = known.get(item.provider_gear_id)
+        item = _with_details(item, gear, fetched)
+        values = {name: getattr(item, name, None) for name in _COMPARED}
+        if gear is None:
+            gear = Gear(
+                user_id=row.user_id,
+                provider=provider,
+                provider_gear_id=item.provider_gear_id,
+                first_seen_at=now,
+                **values,
+            )
+            created.append(gear)
+        elif any(getattr(gear, name) != value for name, value in values.items()):
+            retired += item.retired and not gear.retired
+            for name, value in values.items():
+                setattr(gear, name, value)
+            changed.append(gear)
+    gone = [
+        gear.pk for key, gear in known.items() if key not in items and gear.last_seen_at is None
+    ]
+    last_seen_at = getattr(row, f"{provider}_synced_at") or now
+    if not created and not changed and not gone:
+        _note_success(row, provider, fetched, now)
+        return GearCounts()
+    with transaction.atomic():
+        # First, for its condition and its lock: a disconnect comes wholly before or after.
+        _note_success(row, provider, fetched, now)
+        # An upsert, because another synchronisation may have created the same a moment ago.
+        Gear.objects.bulk_create(
+            created + changed,
+            update_conflicts=True,
+            unique_fields=["user", "provider", "provider_gear_id"],
+            update_fields=_COMPARED,
+        )
+        if gone:
+            retired += sum(not gear.retired for gear in known.values() if gear.pk in gone)
+            Gear.objects.filter(pk__in=gone).update(
+                retired=True, primary=False, last_seen_at=last_seen_at
+            )
+    updated = len(changed) + len(gone) - retired
+    return GearCounts(created=len(created), updated=updated, retired=retired)
+
+
+def _with_details(item: GearItem, gear: Gear | None, fetched: _Fetched) -> GearItem:
+    if item.brand is not None:
+        return item
+    if gear is not None and gear.brand is not None and gear.name == item.name:
+        return replace(item, brand=gear.brand, model=gear.model)
+    try:
+        return fetched.details(item)
+    except ProviderError as exc:
+        # They are missing until the next synchronisation, which asks again.
+        logger.info("no details of gear: %s", exc.code)
+        if gear is None:
+            return item
+        return replace(item, brand=gear.brand, model=gear.model)
+
+
+def _note_success(row: UsersIntegrations, provider: str, fetched: _Fetched, now: datetime) -> None:
+    columns = {
+        "synced_at": now,
+        "sync_error": "",
+        "sync_failures": 0,
+        "sync_due_at": now + SYNC_EVERY * random.uniform(0.9, 1.1),  # noqa: S311
+        "syncing_until": None,
+    }
+    if fetched.units:
+        columns["units"] = fetched.units
+    linked_at = f"{provider}_linked_at"
+    if not (
+        UsersIntegrations.objects.filter(
+            LINK_CONDITIONS[provider][LinkStatus.LINKED],
+            pk=row.pk,
+            **{linked_at: getattr(row, linked_at)},
+        ).update(**{f"{provider}_{name}": value for name, value in columns.items()})
+    ):
+        raise _KEEPERS[provider].not_linked  # disconnected, or linked anew, meanwhile
+
+
+def _note_failure(row: UsersIntegrations, provider: str, exc: IntegrationsError) -> None:
+    failures = getattr(row, f"{provider}_sync_failures")
+    wait = min(BACKOFF * 2 ** min(failures, 10), MAX_BACKOFF)
+    wait *= random.uniform(0.75, 1)  # noqa: S311
+    retry_after = timedelta(seconds=getattr(exc, "retry_after", None) or 0)
+    columns = {
+        "sync_error": exc.code,
+        "sync_failures": F(f"{provider}_sync_failures") + 1,
+        "sync_due_at": timezone.now() + max(wait, retry_after),
+        "syncing_until": None,
+    }
+    UsersIntegrations.objects.filter(pk=row.pk).update(
+        **{f"{provider}_{name}": value for name, value in columns.items()}
+    )
+
+
+# --- Providers ----------------------------------------------------------------------------------
+
+
+def _fetch_from_strava(row: UsersIntegrations) -> _Fetched:
+    keeper = _KEEPERS["strava"]
+    token = keeper.read(row) if keeper.is_fresh(row) else keeper.obtain(row.user_id)
+    client = strava.client_for(row)
+    try:
+        profile = client.get_athlete(token)
+    except TokenRejected:
+        # Revoked, or rotated by another: the token endpoint tells which.
+        token = keeper.obtain(row.user_id, replacing=token)
+        profile = client.get_athlete(token)
+    if row.strava_athlete_id is not None and profile.id != row.strava_athlete_id:
+        raise InvalidProviderReply
+    if profile.bikes is None and profile.shoes is None:
+        raise ScopeMissing
+    if profile.bikes is None or profile.shoes is None:
+        raise InvalidProviderReply
+    units = {"meters": "metric", "feet": "imperial"}.get(profile.measurement_preference or "", "")
+    return _Fetched(
+        items=[*_items(profile.bikes, BIKE), *_items(profile.shoes, SHOES)],
+        units=units,
+        details=lambda item: _strava_details(client, token, item),
+    )
+
+
+def _items(found: Iterable[StravaGear], kind: str) -> Iterator[GearItem]:
+    for each in found:
+        yield GearItem(
+            provider_gear_id=each.id,
+            kind=kind,
+            name=clean_text(each.name),
+            distance=round(each.distance),
+            retired=bool(each.retired),
+            primary=bool(each.primary),
+        )
+
+
+def _strava_details(client: StravaClient, token: str, item: GearItem) -> GearItem:
+    details = client.get_gear(token, item.provider_gear_id)
+    return replace(item, brand=clean_text(details.brand_name), model=clean_text(details.model_name))
+
+
+def _fetch_from_garminconnect(row: UsersIntegrations) -> _Fetched:
+    garmin = get_garminconnect_client(row.user_id)
+    try:
+        items = garminconnect_client.fetch_gear(garmin)
+    except InvalidSession as exc:
+        _KEEPERS["garminconnect"].declare_dead(_rows.get_row(row.user_id))
+        raise GarminConnectRelinkRequired from exc
+    units = row.garminconnect_units or garminconnect_client.fetch_units(garmin)
+    return _Fetched(items=items, units=units)

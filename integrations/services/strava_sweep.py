@@ -1,0 +1,148 @@
+"""Refresh every Strava token that is about to expire, for cron or a scheduler.
+
+Rows are claimed a handful at a time with the same lease that a refresh on demand takes, so two
+sweeps, or a sweep and an athlete, never refresh the same token, and memory does not grow with
+the number of users. Links that are dead, or that a failure has put off, are not even looked at.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from ..exceptions import IntegrationsError, RateLimited
+from ..models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
+from ._parallel import run_parallel
+from ._rows import database_errors, require_autocommit
+from .strava_tokens import StravaTokenKeeper
+
+_keeper = StravaTokenKeeper()
+
+
+@dataclass
+class SweepCounts:
+    """`due` at the start; then `refreshed`, `failed`, and `skipped`, which were not asked for."""
+
+    due: int = 0
+    refreshed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@database_errors
+def sweep_strava_tokens(
+    within: int = 3600,
+    workers: int = 8,
+    progress: Callable[[SweepCounts], object] = lambda counts: None,
+) -> SweepCounts:
+    """Refresh the tokens that expire within so many seconds, in so many threads.
+
+    One row's failure stops no other. A rate limit stops the work of the Strava app that it is
+    about until its window turns, and no other app's. `progress` is called after each row, from
+    any thread but never from two at once.
+    """
+    require_autocommit()
+    sweep = _Sweep(timezone.now(), timedelta(seconds=within), workers, progress)
+    run_parallel(sweep.claimed(), sweep.refresh, workers)
+    return sweep.finish()
+
+
+class _Sweep:
+    def __init__(
+        self,
+        started: datetime,
+        within: timedelta,
+        workers: int,
+        progress: Callable[[SweepCounts], object],
+    ) -> None:
+        self.started = started
+        self.until = started + within
+        self.workers = workers
+        self.progress = progress
+        self.lock = threading.Lock()
+        self.counts = SweepCounts(due=self.due().count())
+        # Whether Strava has limited the site's app; an app of an athlete's own is theirs alone.
+        self.site_limited = self.limited_before()
+
+    def due(self) -> Any:
+        """Links that are alive, expire in time, and were neither put off nor refreshed just now.
+
+        With more than an hour left Strava answers with the same token: without the last
+        condition a wider window would ask for it for ever.
+        """
+        now = timezone.now()
+        return UsersIntegrations.objects.filter(
+            Q(strava_retry_at=None) | Q(strava_retry_at__lte=now),
+            Q(strava_refreshed_at=None) | Q(strava_refreshed_at__lt=self.started),
+            LINK_CONDITIONS["strava"][LinkStatus.LINKED],
+            strava_token_expires_at__lt=self.until,
+            strava_refresh_token__isnull=False,
+        )
+
+    def limited_before(self) -> bool:
+        """Whether an earlier sweep, or an athlete, ran into a limit that still holds."""
+        return UsersIntegrations.objects.filter(
+            strava_retry_at__gt=timezone.now(),
+            strava_error=RateLimited.code,
+            strava_client_id=None,
+        ).exists()
+
+    def claimed(self) -> Iterator[tuple[UsersIntegrations, uuid.UUID]]:
+        """Rows whose lease is ours, as many at a time as there are workers for them."""
+        free = Q(strava_lease_until=None) | Q(strava_lease_until__lt=Now())
+        while True:
+            due = self.due().filter(free)
+            if self.site_limited:
+                due = due.filter(strava_client_id__isnull=False)
+            ids = list(
+                due.order_by("strava_token_expires_at").values_list("pk", flat=True)[: self.workers]
+            )
+            if not ids:
+                return
+            lease = uuid.uuid4()
+            # The condition again: another sweep may have chosen the same rows.
+            due.filter(pk__in=ids).update(
+                strava_lease=lease, strava_lease_until=Now() + timedelta(seconds=_keeper.lease)
+            )
+            rows = UsersIntegrations.objects.filter(pk__in=ids, strava_lease=lease).defer(
+                "garminconnect_oauth1", "garminconnect_oauth2"
+            )
+            for row in rows:
+                yield row, lease
+
+    def refresh(self, claimed: tuple[UsersIntegrations, uuid.UUID]) -> None:
+        row, lease = claimed
+        outcome = Counter[str]()
+        if self.site_limited and not row.has_secret("strava_client_id"):
+            _keeper.drop_lease(row, lease)
+        else:
+            try:
+                refreshed = _keeper.refresh_leased(row, lease)
+                outcome["refreshed" if refreshed else "skipped"] += 1
+            except RateLimited:
+                self.site_limited |= not row.has_secret("strava_client_id")
+                outcome["failed"] += 1
+            except IntegrationsError:  # noted on the row, and in the log
+                outcome["failed"] += 1
+        with self.lock:
+            for name, count in outcome.items():
+                setattr(self.counts, name, getattr(self.counts, name) + count)
+            self.progress(self.counts)
+
+    def finish(self) -> SweepCounts:
+        counts = self.counts
+        # What a limit has held back, or another sweep has done.
+        counts.skipped = max(counts.skipped, counts.due - counts.refreshed - counts.failed)
+        return counts

@@ -1,0 +1,62 @@
+"""Where Strava calls the site: the handshake of a push subscription, and its events.
+
+Source: https://developers.strava.com/docs/webhooks/
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods
+
+from .. import services, tasks
+from ..exceptions import IntegrationsError
+
+logger = logging.getLogger("integrations.strava")
+
+MAX_EVENT = 16 * 1024  # bytes; a real one has a few hundred
+
+
+@never_cache
+@csrf_exempt
+@transaction.non_atomic_requests
+@require_http_methods(["GET", "POST"])
+def webhook(request: HttpRequest) -> HttpResponse:
+    return _handshake(request) if request.method == "GET" else _event(request)
+
+
+def _handshake(request: HttpRequest) -> HttpResponse:
+    """Echo the challenge of whoever knows the verify token."""
+    challenge = request.GET.get("hub.challenge", "")
+    known = services.is_strava_verify_token(request.GET.get("hub.verify_token", ""))
+    if request.GET.get("hub.mode") != "subscribe" or not known:
+        return JsonResponse({"error": {"code": "forbidden", "message": "Forbidden"}}, status=403)
+    return JsonResponse({"hub.challenge": challenge[:255]})
+
+
+def _event(request: HttpRequest) -> HttpResponse:
+    """Answer at once, within Strava's two seconds; a worker does what there is to do."""
+    try:
+        if int(request.headers.get("Content-Length") or 0) > MAX_EVENT:
+            return _answer(413)
+        event = json.loads(request.read(MAX_EVENT + 1))
+    except (ValueError, RecursionError, OSError):
+        return _answer(400)
+    try:
+        user_id = services.take_strava_revocation(event)
+        if user_id is not None:
+            tasks.confirm_strava_revocation.enqueue(user_id)
+    except IntegrationsError as exc:
+        # Strava tries again, and there is nothing that it could do about our database.
+        logger.error("strava event not taken: %s", exc.code)
+        return _answer(503)
+    return _answer(200)
+
+
+def _answer(status: int) -> HttpResponse:
+    return HttpResponse(status=status, content_type="text/plain")

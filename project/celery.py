@@ -1,0 +1,53 @@
+"""The Celery app, for TASKS_BACKEND=celery: background work over any number of machines.
+
+    celery -A project worker
+
+The tasks are those of django.tasks; nothing in them knows of Celery.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import celery  # type: ignore[import-untyped]
+from celery.signals import setup_logging  # type: ignore[import-untyped]
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+if settings.TASKS_BACKEND != "celery":
+    # Celery would take a broker on this machine for granted, and wait there for nothing.
+    raise ImproperlyConfigured(f"TASKS_BACKEND is {settings.TASKS_BACKEND}, so Celery has no work.")
+
+HIGHEST = settings.CELERY_TASK_QUEUE_MAX_PRIORITY
+
+
+class Task(celery.Task):
+    """A task whose priority every broker understands."""
+
+    def apply_async(self, *args: Any, priority: int | None = None, **options: Any) -> Any:
+        """Send the task; `priority` comes as django-tasks-celery maps it, 1 to 255 or None for 0.
+
+        RabbitMQ takes all above a queue's highest for the highest, and each level costs it
+        memory, so 255 of them are too many. To Celery's Redis transport 0 is the most urgent,
+        and so the least urgent of django-tasks-celery's would come first.
+
+        Source: https://www.rabbitmq.com/docs/priority;
+        https://docs.celeryq.dev/en/stable/userguide/routing.html#redis-message-priorities
+        """
+        level = round((128 if priority is None else priority) * HIGHEST / 255)
+        if settings.CELERY_BROKER_URL.startswith("redis"):
+            level = HIGHEST - level
+        return super().apply_async(*args, priority=level, **options)
+
+
+@setup_logging.connect
+def leave_logging_to_django(**kwargs: Any) -> None:
+    """Keep Celery from replacing the handlers, and with them the filters that cut secrets off."""
+
+
+app = celery.Celery("project", task_cls=Task)
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()

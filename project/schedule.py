@@ -1,0 +1,188 @@
+"""The scheduler: enqueues at their times the tasks that nobody asks for, whatever TASKS_BACKEND.
+
+    python -m project.schedule
+
+Start one on every machine, if you like. One of them leads and the others stand by: on PostgreSQL
+it holds an advisory lock, on SQLite, which is one machine, a locked file beside the database.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol
+
+import django
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import DatabaseError, close_old_connections, connection
+
+logger = logging.getLogger("project.schedule")
+
+TICK = 5  # seconds
+# A leader that PostgreSQL does not hear of for so long has died with its machine.
+DEAD = timedelta(seconds=30)
+# Of this site's database; locks of other databases are others'.
+LOCK_ID = 0x696E7465_67726174
+
+
+class Job(NamedTuple):
+    name: str
+    run: Callable[[], object]
+    every: timedelta
+
+
+def jobs() -> list[Job]:
+    """What to do, and how often. Each looks for what is due, so once too often is harmless."""
+    from integrations import tasks  # needs the apps to be ready
+
+    found = [
+        Job(task.name, task.enqueue, every)
+        for task, every in (
+            (tasks.forget_dead_garminconnect_logins, timedelta(minutes=1)),
+            (tasks.refresh_due_strava_tokens, timedelta(minutes=10)),
+            (tasks.sync_due_gear, timedelta(hours=1)),
+        )
+    ]
+    if settings.TASKS_BACKEND == "database":
+        found.append(Job("forget_finished_tasks", forget_finished_tasks, timedelta(days=1)))
+    return found
+
+
+def forget_finished_tasks() -> None:
+    """Delete finished tasks from the database's queue, which by itself keeps every one for good."""
+    call_command("prune_db_task_results", min_age_days=3, verbosity=0)
+
+
+class Lock(Protocol):
+    def leads(self) -> bool:
+        """Whether this process leads; takes the lead where nobody has it."""
+
+    def release(self) -> None: ...
+
+
+class PostgresLock:
+    """Lasts as long as its connection, which is kept apart from those that Django reconnects."""
+
+    def __init__(self) -> None:
+        self.session: Any = None
+
+    def leads(self) -> bool:
+        try:
+            if self.session is not None:
+                with self.session.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                return True
+            self.session = connection.copy()
+            with self.session.cursor() as cursor:
+                # What frees the way if this machine loses its power or its network.
+                cursor.execute(f"SET idle_session_timeout = '{DEAD.seconds}s'")
+                cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_ID])
+                (taken,) = cursor.fetchone()
+        except DatabaseError as exc:
+            logger.warning("the scheduler cannot ask for the lead: %s", type(exc).__name__)
+            taken = False
+        if not taken:
+            self.release()
+        return bool(taken)
+
+    def release(self) -> None:
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+
+
+class FileLock:
+    """The kernel frees it when the process is gone, however it went."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: IO[str] | None = None
+
+    def leads(self) -> bool:
+        if self.file is None:
+            self.file = self.path.open("a")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+def leader_lock() -> Lock:
+    """The lock that all schedulers of this site compete for."""
+    match connection.vendor:
+        case "postgresql":
+            return PostgresLock()
+        case "sqlite":
+            return FileLock(Path(f"{connection.settings_dict['NAME']}-scheduler"))
+    raise ImproperlyConfigured("The scheduler knows only PostgreSQL and SQLite.")
+
+
+class Scheduler:
+    def __init__(
+        self, jobs: Sequence[Job], lock: Lock, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.jobs, self.lock, self.clock = jobs, lock, clock
+        # By the number of its interval since the epoch, and so right also after the clock was set.
+        self.done: dict[str, int] = {}
+        self.led: bool | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop."""
+        try:
+            while not stop.is_set():
+                self.tick()
+                stop.wait(TICK)
+        finally:
+            self.lock.release()
+
+    def tick(self) -> None:
+        """Enqueue what is due, if this scheduler leads: after taking the lead, everything."""
+        leads = self.lock.leads()
+        if leads is not self.led:
+            logger.info("the scheduler %s", "leads" if leads else "stands by")
+            self.led = leads
+            self.done.clear()
+        if not leads:
+            return
+        close_old_connections()
+        for job in self.jobs:
+            interval = int(self.clock() // job.every.total_seconds())
+            if self.done.get(job.name) == interval:
+                continue
+            try:
+                job.run()
+            except Exception as exc:
+                # The broker or the database is away: again at the next tick. The type alone,
+                # because a message may hold an address, and an address a password.
+                logger.warning("%s was not enqueued: %s", job.name, type(exc).__name__)
+            else:
+                self.done[job.name] = interval
+        close_old_connections()
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+    django.setup()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Scheduler(jobs(), leader_lock()).run(stop)
+
+
+if __name__ == "__main__":
+    main()
