@@ -12,15 +12,15 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.db import models
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from . import services
+from . import services, tasks
 from .exceptions import IntegrationsError
-from .models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
+from .models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
 from .services.status import health_message
 
 
@@ -28,6 +28,16 @@ def _health(provider: str, status: LinkStatus, code: str) -> str:
     if code:
         return health_message(provider, code)
     return "" if status == LinkStatus.NOT_LINKED else str(_("Good"))
+
+
+def _user_search_fields() -> list[str]:
+    user = get_user_model()
+    names = {user.USERNAME_FIELD, user.get_email_field_name(), "first_name", "last_name"}
+    return [
+        f"user__{field.name}"
+        for field in user._meta.get_fields()
+        if field.name in names and isinstance(field, models.CharField | models.TextField)
+    ]
 
 
 class StatusFilter(admin.SimpleListFilter):
@@ -89,6 +99,32 @@ class StravaScopeFilter(admin.SimpleListFilter):
         return queryset.filter(strava_scope=self.value()) if self.value() else queryset
 
 
+@admin.register(Gear)
+class GearAdmin(admin.ModelAdmin):
+    """Gear as the providers list it; each synchronisation would undo an edit."""
+
+    list_display = ("__str__", "user", "provider", "kind", "kilometres", "primary", "retired")
+    list_filter = ("provider", "kind", "retired", "primary")
+    list_select_related = ("user",)
+    list_per_page = 100
+    show_full_result_count = False
+    ordering = ("-id",)
+    actions = None
+
+    def get_search_fields(self, request: HttpRequest) -> list[str]:
+        return ["name", "brand", "model", *_user_search_fields()]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.display(description=_("km"), ordering="distance")
+    def kilometres(self, gear: Gear) -> str:
+        return f"{gear.distance / 1000:,.0f}"
+
+
 @admin.register(UsersIntegrations)
 class UsersIntegrationsAdmin(admin.ModelAdmin):
     list_display = (
@@ -99,6 +135,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
         "scopes",
         "garminconnect",
         "garminconnect_health",
+        "gear_count",
     )
     list_filter = (
         StravaStatusFilter,
@@ -117,6 +154,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
         "disconnect_strava",
         "refresh_garminconnect",
         "disconnect_garminconnect",
+        "sync_gear",
     )
     fieldsets = (
         (None, {"fields": ("user", "created_at")}),
@@ -136,6 +174,9 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
                     "strava_failures",
                     "strava_retry_at",
                     "strava_sync_gear",
+                    "strava_synced_at",
+                    "strava_sync_error",
+                    "strava_sync_due_at",
                 )
             },
         ),
@@ -153,6 +194,9 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
                     "garminconnect_failures",
                     "garminconnect_retry_at",
                     "garminconnect_sync_gear",
+                    "garminconnect_synced_at",
+                    "garminconnect_sync_error",
+                    "garminconnect_sync_due_at",
                 )
             },
         ),
@@ -160,28 +204,19 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         """By user, whatever the host project's user model calls its fields."""
-        user = get_user_model()
-        names = {user.USERNAME_FIELD, user.get_email_field_name(), "first_name", "last_name"}
-        text = (models.CharField, models.TextField)
-        return [
-            f"user__{field.name}"
-            for field in user._meta.get_fields()
-            if field.name in names and isinstance(field, text)
-        ]
+        return _user_search_fields()
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[UsersIntegrations]:
         # A second lock on the door: what is never loaded can never be shown. Of the tokens
         # only whether they are there is needed.
-        return (
-            super()
-            .get_queryset(request)
-            .defer(
-                "strava_client_secret",
-                "strava_state",
-                "strava_pending_client_id",
-                "strava_pending_client_secret",
-                "strava_refresh_token",
-            )
+        rows = super().get_queryset(request)
+        gear = Gear.objects.filter(user=OuterRef("user")).order_by().values("user")
+        return rows.annotate(gear_count=Subquery(gear.values(count=Count("pk")))).defer(
+            "strava_client_secret",
+            "strava_state",
+            "strava_pending_client_id",
+            "strava_pending_client_secret",
+            "strava_refresh_token",
         )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -209,6 +244,10 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
     @admin.display(description=_("Health"), ordering="garminconnect_error")
     def garminconnect_health(self, row: UsersIntegrations) -> str:
         return _health("garminconnect", row.garminconnect_status, row.garminconnect_error)
+
+    @admin.display(description=_("Gear"), ordering="gear_count")
+    def gear_count(self, row: Any) -> int:
+        return row.gear_count or 0
 
     @admin.display(description=_("Scopes"), ordering="strava_scope")
     def scopes(self, row: UsersIntegrations) -> str:
@@ -264,6 +303,20 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
             services.disconnect_garminconnect,
             lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
             _("Disconnected from Garmin Connect by hand."),
+        )
+
+    @admin.action(description=_("Synchronise gear soon"), permissions=["act_on_links"])
+    def sync_gear(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
+        def enqueue(user_id: int) -> None:
+            for provider in services.PROVIDERS:
+                tasks.sync_gear.enqueue(user_id, provider)
+
+        self._for_each(
+            request,
+            queryset,
+            enqueue,
+            lambda n: ngettext("%d athlete’s gear", "%d athletes’ gear", n) % n,
+            _("Gear synchronisation started by hand."),
         )
 
     def _for_each(

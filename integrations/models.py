@@ -94,6 +94,8 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_error = models.CharField(_("Strava error"), max_length=64, blank=True, default="")
     strava_failures = models.PositiveIntegerField(default=0)
     strava_retry_at = models.DateTimeField(null=True, blank=True)
+    # Set where this link ran into a rate limit of its app, for others of that app to know.
+    strava_limited_until = models.DateTimeField(null=True, blank=True)
     # When a push event made us ask Strava whether the link still stands.
     strava_checked_at = models.DateTimeField(null=True, blank=True)
 
@@ -150,6 +152,11 @@ class UsersIntegrations(KeepsSecretsSealed):
                     strava_token_expires_at__isnull=False, strava_relink_required_at__isnull=True
                 ),
                 name="users_integrations_strava_due",
+            ),
+            models.Index(
+                fields=["strava_limited_until"],
+                condition=Q(strava_limited_until__isnull=False),
+                name="users_integrations_strava_lim",
             ),
             models.Index(
                 fields=["strava_sync_due_at"],

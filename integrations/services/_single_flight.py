@@ -55,6 +55,8 @@ class Refreshed[Token]:
     token: Token = field(repr=False)
     columns: dict[str, Any] = field(repr=False)
     discard: Callable[[], object] = lambda: None
+    # Whether the provider has said that the app may ask no more for a while.
+    limit_reached: bool = False
 
 
 class TokenKeeper[Token](ABC):
@@ -216,9 +218,8 @@ class TokenKeeper[Token](ABC):
             if not settled:
                 return None
             raise self.relink_required from exc
-        except SecretUnreadable as exc:
-            raise self.relink_required from exc
-        except ProviderError as exc:
+        except (ProviderError, SecretUnreadable) as exc:
+            # A lost key does not end the link: it is the operator's to put right.
             if not settled:
                 self.drop_lease(
                     row,
@@ -228,16 +229,18 @@ class TokenKeeper[Token](ABC):
                     retry_at=timezone.now() + timedelta(seconds=self._backoff(row, exc)),
                 )
                 settled = True
+            if isinstance(exc, SecretUnreadable):
+                raise self.relink_required from exc
             raise
         finally:
             if not settled:
                 self.drop_lease(row, lease)
 
-    def _backoff(self, row: UsersIntegrations, exc: ProviderError) -> float:
+    def _backoff(self, row: UsersIntegrations, exc: IntegrationsError) -> float:
         """Seconds until a sweep may try again: doubling up to a day, with jitter."""
         seconds = min(BACKOFF * 2 ** min(self._get(row, "failures"), 20), MAX_BACKOFF)
         seconds *= random.uniform(0.75, 1.25)  # noqa: S311 (jitter, not a secret)
-        return min(max(seconds, exc.retry_after or 0), MAX_BACKOFF)
+        return min(max(seconds, getattr(exc, "retry_after", None) or 0), MAX_BACKOFF)
 
     def _store(self, row: UsersIntegrations, refreshed: Refreshed[Token]) -> Any:
         """Write what was answered, if the secret that it replaces is still the stored one.

@@ -24,6 +24,7 @@ from ..exceptions import (
     InvalidProviderReply,
     InvalidSession,
     ProviderError,
+    RateLimited,
     ScopeMissing,
     SyncInProgress,
     TokenRejected,
@@ -91,11 +92,23 @@ def sync_garminconnect_gear(user_id: int) -> GearCounts:
     return _sync(user_id, "garminconnect", _fetch_from_garminconnect)
 
 
+@database_errors
 def sync_gear(user_id: int, provider: str) -> GearCounts:
-    """sync_strava_gear or sync_garminconnect_gear, by the provider's name."""
-    if provider == "strava":
-        return sync_strava_gear(user_id)
-    return sync_garminconnect_gear(user_id)
+    """Synchronise as one of many: sync_strava_gear or sync_garminconnect_gear, by name.
+
+    While the site's Strava app has used up its limit, those who depend on it are put off
+    without asking, because refused requests count as well.
+    """
+    if provider != "strava":
+        return sync_garminconnect_gear(user_id)
+    seconds = strava.site_limited_for()
+    if seconds:
+        row = UsersIntegrations.objects.filter(user_id=user_id, strava_client_id=None).first()
+        if row is not None:
+            exc = RateLimited(retry_after=seconds)
+            _note_failure(row, provider, exc)
+            raise exc
+    return sync_strava_gear(user_id)
 
 
 @database_errors
@@ -187,6 +200,8 @@ def _sync(
         fetched = fetch(row)
         counts = _apply(row, provider, fetched)
     except IntegrationsError as exc:
+        if provider == "strava":
+            strava.note_limit(user_id, exc)
         _note_failure(row, provider, exc)
         raise
     _rows.send_after_commit(gear_synced, user_id, provider)
@@ -286,6 +301,8 @@ def _note_failure(row: UsersIntegrations, provider: str, exc: IntegrationsError)
     wait = min(BACKOFF * 2 ** min(failures, 10), MAX_BACKOFF)
     wait *= random.uniform(0.75, 1)  # noqa: S311
     retry_after = timedelta(seconds=getattr(exc, "retry_after", None) or 0)
+    if isinstance(exc, RateLimited):
+        wait = retry_after  # the window turns for all at once, however often it was refused
     columns = {
         "sync_error": exc.code,
         "sync_failures": F(f"{provider}_sync_failures") + 1,

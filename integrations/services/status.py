@@ -6,7 +6,13 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from ..exceptions import GarminConnectError, IntegrationsNotFound, ScopeMissing, error_by_code
+from ..exceptions import (
+    GarminConnectError,
+    IntegrationsNotFound,
+    ScopeMissing,
+    SecretUnreadable,
+    error_by_code,
+)
 from ..models import GarminConnectLogin, UsersIntegrations
 from . import _rows
 from ._rows import database_errors
@@ -35,6 +41,7 @@ _GARMINCONNECT_RELINK = _(
     "Garmin no longer accepts this connection. A new password at Garmin does that, for instance. "
     "Sign in again to go on; nothing is lost."
 )
+_STRAVA_MESSAGES["secret_unreadable"] = SecretUnreadable.default_message
 _STRAVA_MESSAGES["scope_missing"] = ScopeMissing.default_message
 _OTHER = _("Strava could not be reached the last time.")
 
@@ -42,6 +49,8 @@ _OTHER = _("Strava could not be reached the last time.")
 def health_message(provider: str, code: str) -> str:
     """What a stored error code means for the athlete, in the language active now."""
     if provider == "garminconnect":
+        if code == "secret_unreadable":
+            return str(SecretUnreadable.default_message)
         if code == "relink_required":
             return str(_GARMINCONNECT_RELINK)
         return str(error_by_code(code, GarminConnectError).default_message)

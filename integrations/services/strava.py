@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -20,6 +21,7 @@ from ..exceptions import (
     IntegrationsNotFound,
     InvalidClient,
     InvalidProviderReply,
+    RateLimited,
     StravaNotLinked,
 )
 from ..models import UsersIntegrations
@@ -133,6 +135,7 @@ def unlink_strava_account(user_id: int) -> None:
         strava_refreshed_at=None,
         **_rows.state_columns(None),
         strava_checked_at=None,
+        strava_limited_until=None,
     )
     _rows.send_after_commit(account_unlinked, user_id, "strava")
 
@@ -183,6 +186,25 @@ def revoke_quietly(
     except IntegrationsError:
         return False
     return True
+
+
+def note_limit(user_id: int, exc: IntegrationsError) -> None:
+    """Note a rate limit where others who use the same app can find it."""
+    if isinstance(exc, RateLimited):
+        until = timezone.now() + timedelta(seconds=exc.retry_after or 900)
+        UsersIntegrations.objects.filter(user_id=user_id).update(strava_limited_until=until)
+
+
+def site_limited_for() -> int:
+    """Seconds for which the site's app has used up its rate limit; 0 where it has not."""
+    now = timezone.now()
+    until = (
+        UsersIntegrations.objects.filter(strava_limited_until__gt=now, strava_client_id=None)
+        .order_by("-strava_limited_until")
+        .values_list("strava_limited_until", flat=True)
+        .first()
+    )
+    return 0 if until is None else max(1, round((until - now).total_seconds()))
 
 
 def own_client(row: UsersIntegrations) -> StravaClient | None:

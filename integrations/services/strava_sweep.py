@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from ..exceptions import IntegrationsError, RateLimited
 from ..models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
+from . import strava
 from ._parallel import run_parallel
 from ._rows import database_errors, require_autocommit
 from .strava_tokens import StravaTokenKeeper
@@ -67,50 +68,47 @@ class _Sweep:
         workers: int,
         progress: Callable[[SweepCounts], object],
     ) -> None:
-        self.started = started
         self.until = started + within
         self.workers = workers
         self.progress = progress
         self.lock = threading.Lock()
         self.counts = SweepCounts(due=self.due().count())
         # Whether Strava has limited the site's app; an app of an athlete's own is theirs alone.
-        self.site_limited = self.limited_before()
+        self.site_limited = strava.site_limited_for() > 0
 
     def due(self) -> Any:
-        """Links that are alive, expire in time, and were neither put off nor refreshed just now.
-
-        With more than an hour left Strava answers with the same token: without the last
-        condition a wider window would ask for it for ever.
-        """
-        now = timezone.now()
+        """Links that are alive, expire in time, and were not put off by a failure."""
         return UsersIntegrations.objects.filter(
-            Q(strava_retry_at=None) | Q(strava_retry_at__lte=now),
-            Q(strava_refreshed_at=None) | Q(strava_refreshed_at__lt=self.started),
+            Q(strava_retry_at=None) | Q(strava_retry_at__lte=timezone.now()),
             LINK_CONDITIONS["strava"][LinkStatus.LINKED],
             strava_token_expires_at__lt=self.until,
             strava_refresh_token__isnull=False,
         )
 
-    def limited_before(self) -> bool:
-        """Whether an earlier sweep, or an athlete, ran into a limit that still holds."""
-        return UsersIntegrations.objects.filter(
-            strava_retry_at__gt=timezone.now(),
-            strava_error=RateLimited.code,
-            strava_client_id=None,
-        ).exists()
-
     def claimed(self) -> Iterator[tuple[UsersIntegrations, uuid.UUID]]:
-        """Rows whose lease is ours, as many at a time as there are workers for them."""
+        """Rows whose lease is ours, as many at a time as there are workers for them.
+
+        In the order of their expiry, and never back: so each is visited once, whatever comes of
+        it. (With more than an hour left, for one, Strava answers with the very same token.)
+        """
         free = Q(strava_lease_until=None) | Q(strava_lease_until__lt=Now())
+        further = Q()
         while True:
-            due = self.due().filter(free)
+            due = self.due().filter(free, further)
             if self.site_limited:
                 due = due.filter(strava_client_id__isnull=False)
-            ids = list(
-                due.order_by("strava_token_expires_at").values_list("pk", flat=True)[: self.workers]
+            found = list(
+                due.order_by("strava_token_expires_at", "pk").values_list(
+                    "pk", "strava_token_expires_at"
+                )[: self.workers]
             )
-            if not ids:
+            if not found:
                 return
+            ids = [pk for pk, _ in found]
+            last_pk, last_expiry = found[-1]
+            further = Q(strava_token_expires_at__gt=last_expiry) | Q(
+                strava_token_expires_at=last_expiry, pk__gt=last_pk
+            )
             lease = uuid.uuid4()
             # The condition again: another sweep may have chosen the same rows.
             due.filter(pk__in=ids).update(
@@ -131,6 +129,8 @@ class _Sweep:
             try:
                 refreshed = _keeper.refresh_leased(row, lease)
                 outcome["refreshed" if refreshed else "skipped"] += 1
+                if refreshed and refreshed.limit_reached:
+                    self.site_limited |= not row.has_secret("strava_client_id")
             except RateLimited:
                 self.site_limited |= not row.has_secret("strava_client_id")
                 outcome["failed"] += 1

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from ..exceptions import InvalidRefreshToken, StravaNotLinked, StravaRelinkRequired
+from ..exceptions import InvalidRefreshToken, RateLimited, StravaNotLinked, StravaRelinkRequired
 from ..models import UsersIntegrations
 from . import strava
 from ._rows import database_errors
@@ -33,12 +33,17 @@ class StravaTokenKeeper(TokenKeeper[str]):
         if not row.has_secret("strava_refresh_token"):
             raise InvalidRefreshToken
         client = strava.client_for(row)
-        tokens = client.refresh_access_token(row.strava_refresh_token)
+        try:
+            tokens = client.refresh_access_token(row.strava_refresh_token)
+        except RateLimited as exc:
+            strava.note_limit(row.user_id, exc)
+            raise
         return Refreshed(
             token=tokens.access_token,
             columns=strava.token_columns(tokens),
             # A disconnect meanwhile has revoked the old pair only.
             discard=lambda: strava.revoke_quietly(client, tokens.refresh_token),
+            limit_reached=client.limit_reached,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -126,10 +127,17 @@ class StravaClient(ProviderClient):
 
     def __init__(self, client_id: str, client_secret: str) -> None:
         self.client_id = client_id
+        # Whether the last answer said that the app has used up its limit.
+        self.limit_reached = False
         self._client_secret = client_secret
 
     def __repr__(self) -> str:
         return "<StravaClient>"
+
+    def _request(self, *args: Any, **kwargs: Any) -> tuple[requests.Response, bytes]:
+        response, body = super()._request(*args, **kwargs)
+        self.limit_reached = _is_used_up(response.headers)
+        return response, body
 
     def authorization_url(
         self, redirect_uri: str, scopes: list[str], state: str, *, force: bool = False
@@ -282,6 +290,28 @@ def _is_limit(body: bytes, faults: list[_Fault]) -> bool:
         return False
 
 
+def _usage(headers: Any) -> Iterator[tuple[list[int], list[int]]]:
+    """Limit and usage, overall and of reads, each as [15 minutes, day]."""
+    for kind in ("X-RateLimit", "X-ReadRateLimit"):
+        try:
+            limit, usage = (
+                [int(part) for part in headers[f"{kind}-{name}"].split(",")]
+                for name in ("Limit", "Usage")
+            )
+        except (KeyError, ValueError):
+            continue
+        if len(limit) == len(usage) == 2:
+            yield limit, usage
+
+
+def _is_used_up(headers: Any) -> bool:
+    return any(
+        used >= most
+        for limit, usage in _usage(headers)
+        for most, used in zip(limit, usage, strict=True)
+    )
+
+
 def _retry_after(headers: Any) -> int:
     """Seconds until the rate-limit window turns that has refused the request.
 
@@ -289,12 +319,6 @@ def _retry_after(headers: Any) -> int:
     outlasts any quarter. Source: https://developers.strava.com/docs/rate-limits/
     """
     now = int(time.time())
-    for kind in ("X-RateLimit", "X-ReadRateLimit"):
-        try:
-            limits = [int(part) for part in headers[f"{kind}-Limit"].split(",")]
-            usages = [int(part) for part in headers[f"{kind}-Usage"].split(",")]
-            if usages[1] >= limits[1]:
-                return 86_400 - now % 86_400
-        except (KeyError, ValueError, IndexError):
-            continue
+    if any(usage[1] >= limit[1] for limit, usage in _usage(headers)):
+        return 86_400 - now % 86_400
     return _QUARTER_HOUR - now % _QUARTER_HOUR

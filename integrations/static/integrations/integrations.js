@@ -1,4 +1,4 @@
-// Everything works without this module; it saves a selection, a second submit and a reload.
+// Everything works without this module; it saves a selection, a press, a second submit and a reload.
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
   if (!navigator.clipboard) break; // plain http: the text can still be selected
@@ -32,12 +32,23 @@ function release() {
 // Also for a page out of the back/forward cache, and for a reload that kept the button's state.
 addEventListener("pageshow", release);
 
-// A sign-in runs in the background: ask how it stands, ever less often and never for a hidden tab,
-// and load the page again once it has moved on.
+// A switch saves itself. Its button stays in the order of the keyboard, and shows when focused.
+for (const form of document.querySelectorAll("form[data-saves-itself]")) {
+  const button = form.querySelector("button");
+  button.classList.add("shown-by-focus");
+  form.querySelector("[data-at-once]").hidden = false;
+  form.addEventListener("change", () => form.requestSubmit(button));
+}
+
+// A form may lead back to its own place on the page; an error is told at the top.
+if (location.hash) document.querySelector("main > .notice-error")?.scrollIntoView({ block: "center" });
+
+// A sign-in or a synchronisation runs in the background: ask how it stands, ever less often and
+// never for a hidden tab, and load the page again once it has moved on.
 for (const card of document.querySelectorAll("[data-poll]")) follow(card);
 
 async function follow(card) {
-  const { poll, provider, status } = card.dataset;
+  const { poll, provider } = card.dataset;
   for (let wait = 1500, failures = 0; failures < 5; wait = Math.min(wait * 1.2, 5000)) {
     await new Promise((resolve) => setTimeout(resolve, wait));
     while (document.hidden) {
@@ -51,28 +62,45 @@ async function follow(card) {
       });
       if (response.status === 401) break; // logged out meanwhile
       if (!response.ok) throw new Error(response.statusText);
-      now = (await response.json())[provider].status;
+      now = (await response.json())[provider];
       failures = 0;
     } catch {
       failures += 1;
       continue;
     }
-    if (now === status || document.querySelector("button[aria-busy]")) continue; // or Cancel is under way
+    if (!hasMovedOn(card.dataset, now)) continue;
+    if (document.querySelector("button[aria-busy]")) continue; // Cancel, say, is under way
     if (isTyped()) break; // into another card; a reload would lose it
-    history.replaceState({ moved: provider }, "");
+    const isGear = now.status === card.dataset.status && document.getElementById(`${provider}-gear`);
+    history.replaceState({ moved: isGear ? `#${provider}-gear` : `[data-provider="${provider}"]` }, "");
     location.reload();
     return;
   }
-  card.querySelector("[data-stalled]").hidden = false;
+  const stalled = card.querySelector("[data-stalled]");
+  if (stalled) stalled.hidden = false;
+}
+
+// Against what the page was made from, not the first answer: it may have moved on in between.
+function hasMovedOn({ status, syncedAt, gear, error, syncing }, now) {
+  return (
+    now.status !== status ||
+    String(now.gear) !== gear ||
+    (now.error?.code ?? "") !== error ||
+    // The page has microseconds, the answer milliseconds.
+    Math.abs((Date.parse(now.last_synced_at) || 0) - (Date.parse(syncedAt) || 0)) > 1 ||
+    // A synchronisation that fails as the one before it did changes none of these. After a minute
+    // the site counts it as ended.
+    (syncing !== undefined && (now.syncing === false || performance.now() > 62_000))
+  );
 }
 
 function isTyped() {
   return [...document.querySelectorAll("input")].some((input) => input.value !== input.defaultValue);
 }
 
-// After such a reload, tell those who do not see it what has become of the sign-in.
+// After such a reload, tell those who do not see it what has become of it.
 if (history.state?.moved) {
-  const card = document.querySelector(`[data-provider="${history.state.moved}"]`);
+  const card = document.querySelector(history.state.moved);
   history.replaceState(null, "");
   if (card && !card.querySelector("[autofocus]")) {
     const news = card.querySelector(".notice") ?? card;

@@ -1,0 +1,106 @@
+"""Gear on the settings page, in a real browser, at a site with a worker beside it."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+
+from integrations import services
+from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
+from integrations.sandbox.strava import ALICE, BJORN
+
+from ..conftest import row_of
+from ..processes import Site
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def site(alice, link, garmin, sandbox, page):
+    """Strava and Garmin Connect are linked; nothing has been synchronised."""
+    link(alice)
+    services.link_garminconnect_account(alice.pk, None, garmin.issue_session(GARMIN_ALICE))
+    site = Site(INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url)
+    site.env["TASKS_BACKEND"] = "database"
+    site.web(workers=2)
+    site.worker()
+    client = Client()
+    client.force_login(alice)  # tests hash passwords as the site does not
+    page.context.add_cookies(
+        [{"name": "sessionid", "value": client.cookies["sessionid"].value, "url": site.url}]
+    )
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def gear(page):
+    page.context.set_default_timeout(60_000)
+    return page.get_by_role("group", name="Strava Gear")
+
+
+def test_switching_gear_on_and_synchronising_again(
+    alice, strava, site, page, gear, complaints, assert_accessible
+):
+    strava.athletes[ALICE].shoes[0]["retired"] = True
+    page.goto(f"{site.url}/settings/integrations/")
+    assert gear.get_by_text("Not synchronised yet").is_visible()
+    assert gear.get_by_role("listitem").count() == 0
+    assert_accessible()
+
+    gear.get_by_role("switch", name="Keep my gear in step with Strava").focus()
+    page.keyboard.press("Space")
+    gear.get_by_text("4,217 km").wait_for()  # by itself
+    assert gear.get_by_role("switch").is_checked()
+    assert row_of(alice).strava_sync_gear
+    assert gear.get_by_role("listitem").count() == 3
+    assert gear.get_by_text("Primary").count() == 1
+    assert gear.get_by_text("just now").is_visible()
+    assert gear.get_by_text("Trainers").is_hidden()
+    gear.get_by_text("Retired gear (1)").click()
+    assert gear.get_by_text("Trainers").is_visible()
+    assert_accessible()
+
+    strava.athletes[ALICE].bikes[0]["distance"] = 4_318_000.0
+    gear.get_by_role("button", name="Sync now").click()
+    gear.get_by_text("4,318 km").wait_for()
+
+    gear.get_by_role("switch").uncheck()
+    gear.get_by_text("Off:").wait_for()
+    assert not row_of(alice).strava_sync_gear
+    assert gear.get_by_text("4,318 km").is_visible()
+    assert complaints == []
+
+
+def test_a_synchronisation_that_fails_says_why(
+    alice, strava, site, page, gear, complaints, assert_accessible
+):
+    strava.fail("athlete", 503, times=1)
+    page.goto(f"{site.url}/settings/integrations/")
+    gear.get_by_role("button", name="Sync now").click()
+    gear.get_by_text("Your gear could not be synchronised.").wait_for()
+    assert page.get_by_text("Strava could not be reached").count() == 1  # not on the card, too
+    assert_accessible()
+
+    gear.get_by_role("button", name="Sync now").click()
+    gear.get_by_text("Road bike").wait_for()
+    assert gear.get_by_text("could not be").count() == 0
+    assert complaints == []
+
+
+def test_without_javascript_and_with_names_that_are_anything(
+    alice, strava, site, browser, page, gear
+):
+    strava.athletes[ALICE].bikes = strava.athletes[BJORN].bikes
+    context = browser.new_context(java_script_enabled=False)
+    context.add_cookies(page.context.cookies())
+    page = context.new_page()
+    page.goto(f"{site.url}/settings/integrations/")
+    gear = page.get_by_role("group", name="Garmin Connect Gear")
+    gear.get_by_role("switch").check()
+    gear.get_by_role("button", name="Save").click()
+    gear.get_by_text("Touring skis").wait_for(timeout=60_000)
+    gear = page.get_by_role("group", name="Strava Gear")
+    gear.get_by_role("button", name="Sync now").click()
+    gear.get_by_text("<b>Bold</b> & \"quoted\" 'bike'").wait_for(timeout=60_000)
+    context.close()

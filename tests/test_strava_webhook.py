@@ -1,0 +1,242 @@
+"""Strava's push subscription: the handshake, events true and forged, and the command."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import timedelta
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from integrations import services
+from integrations.models import Gear, LinkStatus, UsersIntegrations
+from integrations.sandbox.strava import ALICE, BJORN
+
+from .conftest import row_of
+
+URL = "/integrations/strava/webhook/"
+TOKEN = "verify-me"
+
+
+@pytest.fixture(autouse=True)
+def verify_token(settings):
+    settings.STRAVA_WEBHOOK_VERIFY_TOKEN = TOKEN
+
+
+def handshake(client, **changes):
+    query = {"hub.mode": "subscribe", "hub.challenge": "15f7d1a9", "hub.verify_token": TOKEN}
+    return client.get(URL, query | changes)
+
+
+def event(athlete_id=ALICE, **changes):
+    return {
+        "object_type": "athlete",
+        "object_id": athlete_id,
+        "aspect_type": "update",
+        "updates": {"authorized": "false"},
+        "owner_id": athlete_id,
+        "subscription_id": 1,
+        "event_time": 1_790_000_000,
+    } | changes
+
+
+def send(client, body):
+    if not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+    return client.generic("POST", URL, body, content_type="application/json")
+
+
+def test_the_handshake_echoes_the_challenge(client):
+    response = handshake(client)
+    assert response.status_code == 200
+    assert response.json() == {"hub.challenge": "15f7d1a9"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hub.verify_token": "wrong"},
+        {"hub.verify_token": ""},
+        {"hub.mode": "unsubscribe"},
+        {"hub.verify_token": "\0"},
+        {"hub.verify_token": "é" * 10_000},
+    ],
+)
+def test_a_stranger_is_not_echoed(client, changes):
+    response = handshake(client, **changes)
+    assert response.status_code == 403
+    assert b"15f7d1a9" not in response.content
+
+
+def test_without_a_token_of_the_sites_nobody_is_echoed(client, settings):
+    settings.STRAVA_WEBHOOK_VERIFY_TOKEN = ""
+    assert handshake(client, **{"hub.verify_token": ""}).status_code == 403
+
+
+def test_the_token_is_compared_in_constant_time(client, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "integrations.services.strava_webhook.constant_time_compare",
+        lambda *values: compared.append(values) or False,
+    )
+    assert handshake(client).status_code == 403
+    assert compared == [(TOKEN, TOKEN)]
+
+
+def test_a_revocation_is_confirmed_and_everything_deleted(alice, client, linked, strava):
+    services.sync_strava_gear(alice.pk)
+    strava.revoke_grant(ALICE)
+
+    assert send(client, event()).status_code == 200
+
+    row = row_of(alice)
+    assert row.strava_status == LinkStatus.NOT_LINKED
+    assert row.strava_refresh_token is None
+    assert not Gear.objects.exists()
+
+
+def test_a_forged_event_does_nothing(alice, client, linked, strava):
+    before = row_of(alice).strava_refresh_token
+
+    assert send(client, event()).status_code == 200
+
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+    assert row_of(alice).strava_refresh_token == before
+
+
+def test_forged_events_cannot_use_up_the_apps_requests(alice, client, linked, strava):
+    for _ in range(20):
+        assert send(client, event()).status_code == 200
+    assert strava.calls["token"] == 1
+    UsersIntegrations.objects.update(strava_checked_at=timezone.now() - timedelta(minutes=2))
+    send(client, event())
+    assert strava.calls["token"] == 2
+
+
+def test_the_same_event_twice_is_harmless(alice, client, linked, strava):
+    strava.revoke_grant(ALICE)
+    assert [send(client, event()).status_code for _ in range(3)] == [200] * 3
+    assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
+
+
+def test_a_strava_in_trouble_unlinks_nobody(alice, client, linked, strava):
+    strava.revoke_grant(ALICE)
+    strava.fail("token", "500")
+    send(client, event())
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+
+
+def test_a_lost_key_unlinks_nobody(alice, client, expired, strava, settings):
+    settings.FERNET_KEYS = ["another-key-0123456789-abcdefghijklmnopq"]
+    send(client, event())
+    assert row_of(alice).strava_refreshed_at is not None
+    assert row_of(alice).has_secret("strava_refresh_token")
+
+
+NOISE = [
+    event(BJORN),
+    event(updates={"authorized": "true"}),
+    event(updates={"title": "Morning run"}, object_type="activity"),
+    event(updates="false"),
+    event(updates=None),
+    event(owner_id="20001"),
+    event(owner_id=-1),
+    event(owner_id=2**70),
+    event(owner_id=None),
+    event(owner_id=True),
+    event(owner_id=1.5),
+    {},
+    [],
+    [event()],
+    "text",
+    5,
+    None,
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"[" * 10_000,
+    b'{"a":' * 3000,
+    b"NaN",
+    b"x" * 100_000,
+    b'{"owner_id": 1e999}',
+]
+
+
+@pytest.mark.parametrize("body", NOISE, ids=range(len(NOISE)))
+def test_noise_is_answered_and_unlinks_nobody(alice, client, linked, strava, body):
+    strava.revoke_grant(ALICE)
+    response = send(client, body)
+    assert response.status_code in (200, 400, 413)
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+    assert not strava.calls
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
+def test_other_methods_are_refused(client, method):
+    assert client.generic(method, URL).status_code == 405
+
+
+def test_no_login_and_no_csrf_token_are_needed(db, strava):
+    from django.test import Client
+
+    assert send(Client(enforce_csrf_checks=True), event()).status_code == 200
+
+
+def test_the_answer_does_not_wait_for_strava(alice, client, linked, strava, settings):
+    settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+    strava.fail("*", "silence", seconds=30)
+    started = time.monotonic()
+    assert send(client, event()).status_code == 200
+    assert time.monotonic() - started < 2
+    assert not strava.calls
+
+
+def test_a_database_in_trouble_asks_strava_to_come_again(client, db, linked):
+    def fail(execute, sql, params, many, context):
+        raise DatabaseError("s3cret")
+
+    with connection.execute_wrapper(fail):
+        response = send(client, event())
+    assert response.status_code == 503
+    assert b"s3cret" not in response.content
+
+
+# --- The command, over real HTTP both ways ------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_subscriptions_whole_life(live_server, alice, linked, strava, capsys):
+    call_command("strava_webhook", "create", callback_url=f"{live_server.url}{URL}")
+    call_command("strava_webhook", "list")
+    out = capsys.readouterr().out
+    assert "Created subscription" in out
+    assert f"{live_server.url}{URL}" in out
+
+    assert strava.revoke_as_athlete(ALICE) == [200]
+    assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
+
+    call_command("strava_webhook", "delete")
+    call_command("strava_webhook", "list")
+    assert capsys.readouterr().out == "Deleted 1 subscription(s).\n"
+    assert strava.violations == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_callback_that_does_not_answer_is_said_plainly(strava):
+    with pytest.raises(CommandError):
+        call_command("strava_webhook", "create", callback_url="http://127.0.0.1:9/")
+
+
+@pytest.mark.parametrize("missing", ["STRAVA_WEBHOOK_VERIFY_TOKEN", "STRAVA_CLIENT_ID"])
+def test_a_missing_setting_is_said_plainly(strava, settings, missing):
+    setattr(settings, missing, "")
+    with pytest.raises(CommandError):
+        call_command("strava_webhook", "create", callback_url="http://127.0.0.1:9/")
+
+
+def test_create_needs_an_address(strava):
+    with pytest.raises(CommandError, match="callback-url"):
+        call_command("strava_webhook", "create")
