@@ -309,7 +309,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
     def sync_gear(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
         def enqueue(user_id: int) -> None:
             for provider in services.PROVIDERS:
-                tasks.sync_gear.enqueue(user_id, provider)
+                tasks.enqueue(tasks.sync_gear, user_id, provider)
 
         self._for_each(
             request,

@@ -276,6 +276,17 @@ class SyncInProgress(IntegrationsError):
     default_message = _("Your gear is being synchronised already.")
 
 
+class TaskQueueUnavailable(IntegrationsError):
+    """The work could not be handed to a worker: the task backend does not answer."""
+
+    status_code = 503
+    code = "task_queue_unavailable"
+    default_message = _(
+        "This cannot be done at the moment, for a reason on our side. Nothing was changed; please "
+        "try again in a few minutes."
+    )
+
+
 # --- Garmin Connect -----------------------------------------------------------------------------
 
 

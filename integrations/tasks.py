@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
+from typing import Any
 
-from django.tasks import task
+from django.tasks import Task, task
 
 from . import services
-from .exceptions import IntegrationsError
+from .exceptions import IntegrationsError, TaskQueueUnavailable
+
+logger = logging.getLogger("integrations.tasks")
 
 # An athlete is watching.
 _URGENT = 50
+
+
+def enqueue(work: Task, *args: Any) -> None:
+    """Hand work to a worker. Raises TaskQueueUnavailable if the task backend does not take it."""
+    try:
+        work.enqueue(*args)
+    except Exception as exc:  # each backend has errors of its own
+        logger.error("task %s was not taken: %s", work.name, type(exc).__name__)
+        raise TaskQueueUnavailable from exc
 
 
 @task(priority=_URGENT)

@@ -20,7 +20,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from . import conf, services, tasks
-from .exceptions import IntegrationsError, InvalidInput
+from .exceptions import IntegrationsError, InvalidInput, TaskQueueUnavailable
 from .forms import PreferencesForm
 from .garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
 from .models import Gear, LinkStatus, Units, UsersIntegrations
@@ -161,9 +161,9 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
         return done(request, _("Gear is no longer synchronised. What is here stays as it is."))
     try:
         services.request_gear_sync(request.user.pk, provider)
-    except IntegrationsError:  # not connected, or under way already
+        tasks.enqueue(tasks.sync_gear, request.user.pk, provider)
+    except IntegrationsError:  # not connected, under way already, or no worker to be had
         return done(request, _("Gear will be synchronised."))
-    tasks.sync_gear.enqueue(request.user.pk, provider)
     return done(request, _("Gear will be synchronised. The first time starts now."))
 
 
@@ -173,9 +173,13 @@ def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
     """Start a gear synchronisation."""
     try:
         services.request_gear_sync(request.user.pk, provider)
+        try:
+            tasks.enqueue(tasks.sync_gear, request.user.pk, provider)
+        except TaskQueueUnavailable:
+            services.withdraw_gear_sync(request.user.pk, provider)
+            raise
     except IntegrationsError as exc:
         return failed(request, exc)
-    tasks.sync_gear.enqueue(request.user.pk, provider)
     return done(request, _("Synchronising your gear …"), level=messages.INFO, status=202)
 
 

@@ -596,3 +596,49 @@ def test_the_form_answers_without_waiting_for_garmin(alice, alice_client, garmin
     assert not garmin.calls
     # On any machine that is not very slow at everything it does.
     assert min(forms) < max(0.3, 10 * min(pages))
+
+
+# --- No worker to be had ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_queue(monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise ConnectionRefusedError("amqp://guest:s3cret@10.0.0.5")
+
+    monkeypatch.setattr("django.tasks.backends.immediate.ImmediateBackend.enqueue", refuse)
+
+
+def test_without_a_task_backend_no_password_is_left_waiting(alice, alice_client, garmin, no_queue):
+    response = connect(alice_client)
+    assert (response.status_code, response.json()["error"]["code"]) == (
+        503,
+        "task_queue_unavailable",
+    )
+    assert "s3cret" not in response.content.decode()
+    assert not GarminConnectLogin.objects.exists()
+
+
+def test_without_a_task_backend_the_code_can_be_entered_again(
+    alice, alice_client, garmin, asked, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "django.tasks.backends.immediate.ImmediateBackend.enqueue",
+            lambda *args, **kwargs: 1 / 0,
+        )
+        assert answer(alice_client).status_code == 503
+    GarminConnectLogin.objects.update(step_until=timezone.now())
+    assert status(alice_client)["status"] == "mfa_required"
+    answer(alice_client)
+    assert status(alice_client)["status"] == "linked"
+
+
+@pytest.mark.parametrize("provider", ["strava", "garminconnect"])
+def test_without_a_task_backend_sync_now_says_so(
+    alice, alice_client, linked, garmin, no_queue, provider
+):
+    services.link_garminconnect_account(alice.pk, None, garmin.issue_session(ALICE))
+    response = alice_client.post(f"/integrations/{provider}/gear/sync/", headers=JSON)
+    assert response.status_code == 503
+    assert getattr(row_of(alice), f"{provider}_syncing_until") is None

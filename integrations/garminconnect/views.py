@@ -7,7 +7,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from .. import services, tasks
-from ..exceptions import IntegrationsError, InvalidInput
+from ..exceptions import IntegrationsError, InvalidInput, TaskQueueUnavailable
 from ..views import AthleteRequest, athlete_view, done, failed
 from .forms import GarminConnectLoginForm, GarminConnectMfaForm
 
@@ -24,9 +24,13 @@ def connect(request: AthleteRequest) -> HttpResponse:
                 _("Please enter the e-mail and the password of your Garmin account.")
             )
         attempt = services.begin_garminconnect_login(request.user.pk, **form.cleaned_data)
+        try:
+            tasks.enqueue(tasks.sign_in_to_garminconnect, request.user.pk, str(attempt))
+        except TaskQueueUnavailable:
+            services.cancel_garminconnect_login(request.user.pk)  # with its password
+            raise
     except IntegrationsError as exc:
         return failed(request, exc)
-    tasks.sign_in_to_garminconnect.enqueue(request.user.pk, str(attempt))
     return done(request, _("Signing in to Garmin …"), level=messages.INFO, status=202)
 
 
@@ -40,9 +44,9 @@ def mfa(request: AthleteRequest) -> HttpResponse:
         if not form.is_valid():
             raise InvalidInput(_("The code is a number of 4 to 10 digits. Please check it."))
         attempt = services.submit_garminconnect_code(request.user.pk, form.cleaned_data["code"])
+        tasks.enqueue(tasks.answer_garminconnect_mfa, request.user.pk, str(attempt))
     except IntegrationsError as exc:
         return failed(request, exc)
-    tasks.answer_garminconnect_mfa.enqueue(request.user.pk, str(attempt))
     return done(request, _("Checking the code with Garmin …"), level=messages.INFO, status=202)
 
 

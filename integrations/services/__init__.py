@@ -31,6 +31,7 @@ from .gear import (
     sync_gear,
     sync_strava_gear,
     take_due_gear_syncs,
+    withdraw_gear_sync,
 )
 from .status import (
     describe_integrations,
@@ -61,6 +62,7 @@ from .strava_webhook import (
     is_strava_verify_token,
     list_strava_subscriptions,
     take_strava_revocation,
+    withdraw_strava_check,
 )
 from .users_integrations import (
     create_user_integrations,
@@ -124,4 +126,6 @@ __all__ = [
     "take_strava_revocation",
     "unlink_garminconnect_account",
     "unlink_strava_account",
+    "withdraw_gear_sync",
+    "withdraw_strava_check",
 ]

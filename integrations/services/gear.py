@@ -127,6 +127,12 @@ def request_gear_sync(user_id: int, provider: str) -> None:
 
 
 @database_errors
+def withdraw_gear_sync(user_id: int, provider: str) -> None:
+    """Take request_gear_sync back, where no worker could be told."""
+    _rows.update(user_id, **{f"{provider}_syncing_until": None})
+
+
+@database_errors
 def set_sync_gear(user_id: int, provider: str, sync_gear: bool) -> None:
     """Switch synchronisation on or off as the athlete wants it; on means: due now.
 

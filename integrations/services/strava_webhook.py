@@ -23,7 +23,7 @@ from ..exceptions import (
 )
 from ..models import UsersIntegrations
 from ..strava.client import StravaSubscription
-from . import strava
+from . import _rows, strava
 from ._rows import database_errors
 from .strava_tokens import refresh_strava_access_token
 
@@ -61,6 +61,12 @@ def take_strava_revocation(event: Any) -> int | None:
     ).update(strava_checked_at=now):
         return None
     return rows.values_list("user_id", flat=True).first()
+
+
+@database_errors
+def withdraw_strava_check(user_id: int) -> None:
+    """Let the next event about this user count, where no worker could be told of this one."""
+    _rows.update(user_id, strava_checked_at=None)
 
 
 @database_errors

@@ -15,7 +15,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
 from .. import services, tasks
-from ..exceptions import IntegrationsError
+from ..exceptions import IntegrationsError, TaskQueueUnavailable
 
 logger = logging.getLogger("integrations.strava")
 
@@ -50,7 +50,11 @@ def _event(request: HttpRequest) -> HttpResponse:
     try:
         user_id = services.take_strava_revocation(event)
         if user_id is not None:
-            tasks.confirm_strava_revocation.enqueue(user_id)
+            try:
+                tasks.enqueue(tasks.confirm_strava_revocation, user_id)
+            except TaskQueueUnavailable:
+                services.withdraw_strava_check(user_id)
+                raise
     except IntegrationsError as exc:
         # Strava tries again, and there is nothing that it could do about our database.
         logger.error("strava event not taken: %s", exc.code)
