@@ -75,7 +75,7 @@ def test_switching_gear_on_and_synchronising_again(
 def test_a_synchronisation_that_fails_says_why(
     alice, strava, site, page, gear, complaints, assert_accessible
 ):
-    strava.fail("athlete", "503", times=1)
+    strava.fail("athlete", "500", times=1)
     page.goto(f"{site.url}/settings/integrations/")
     gear.get_by_role("button", name="Sync now").click()
     gear.get_by_text("Your gear could not be synchronised.").wait_for()
