@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, register
+from django.db import router
 
-from . import conf
+from . import conf, services
+from .exceptions import IntegrationsDatabaseError
+from .models import FernetCanary
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -46,6 +50,32 @@ def check_provider_urls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             ("STRAVA_API_URL", conf.strava_api_url()),
         )
         if urlsplit(url).scheme != "https" and urlsplit(url).hostname not in _LOOPBACK
+    ]
+
+
+@register(Tags.database)
+def check_fernet_canary(
+    app_configs: Any, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Only where checks may use the database: `check --database default`, and `migrate`."""
+    if not databases or router.db_for_read(FernetCanary) not in databases:
+        return []
+    try:
+        opens = services.fernet_keys_open_secrets()
+    except IntegrationsDatabaseError:  # not migrated yet
+        return []
+    if opens:
+        return []
+    return [
+        Error(
+            "FERNET_KEYS does not open the stored secrets.",
+            hint=(
+                "Add the key that they were stored with to FERNET_KEYS, after the newest. If it is "
+                "lost for good, those athletes have to connect again; then run "
+                "`rotate_fernet_keys --accept-loss`."
+            ),
+            id="integrations.E004",
+        )
     ]
 
 

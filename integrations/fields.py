@@ -54,6 +54,18 @@ class Sealed:
         except InvalidToken as exc:
             raise SecretUnreadable from exc
 
+    def resealed(self) -> Sealed | None:
+        """The same secret under the newest key; None where it is so already.
+
+        Raises SecretUnreadable if no key opens it.
+        """
+        newest = _multi_fernet(conf.fernet_keys()[:1], conf.fernet_use_hkdf())
+        try:
+            newest.decrypt(self.ciphertext)
+        except InvalidToken:
+            return Sealed(newest.encrypt(self.open()))
+        return None
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sealed) and self.ciphertext == other.ciphertext
 

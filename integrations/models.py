@@ -298,3 +298,16 @@ class Gear(models.Model):
         return (
             self.name or f"{self.brand or ''} {self.model or ''}".strip() or self.provider_gear_id
         )
+
+
+class FernetCanary(KeepsSecretsSealed):
+    """One encrypted row that says nothing: a wrong FERNET_KEYS is noticed by it at start."""
+
+    value = EncryptedTextField()
+
+    class Meta:
+        verbose_name = _("key canary")
+        verbose_name_plural = _("key canaries")
+
+    def __str__(self) -> str:
+        return "key canary"

@@ -1,15 +1,22 @@
-"""Deleting a user, or a row, revokes at the provider too."""
+"""What happens by itself: revoking with a deletion, and the key canary with a migration."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.db import transaction
-from django.db.models.signals import pre_delete
+from django.apps import AppConfig
+from django.db import router, transaction
+from django.db.models.signals import post_migrate, pre_delete
 from django.dispatch import receiver
 
-from .models import LinkStatus, UsersIntegrations
-from .services import strava
+from .models import FernetCanary, LinkStatus, UsersIntegrations
+from .services import keys, strava
+
+
+@receiver(post_migrate)
+def plant_fernet_canary(sender: AppConfig, using: str, **kwargs: Any) -> None:
+    if sender.name == "integrations" and using == router.db_for_write(FernetCanary):
+        keys.plant_fernet_canary()
 
 
 @receiver(pre_delete, sender=UsersIntegrations)

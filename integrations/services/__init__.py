@@ -33,6 +33,12 @@ from .gear import (
     take_due_gear_syncs,
     withdraw_gear_sync,
 )
+from .keys import (
+    RotationCounts,
+    fernet_keys_open_secrets,
+    plant_fernet_canary,
+    rotate_fernet_keys,
+)
 from .status import (
     describe_integrations,
     get_integrations_or_default,
@@ -75,6 +81,7 @@ __all__ = [
     "PROVIDERS",
     "AuthorizationRequest",
     "GearCounts",
+    "RotationCounts",
     "StravaAuthorization",
     "SweepCounts",
     "begin_garminconnect_login",
@@ -91,6 +98,7 @@ __all__ = [
     "disconnect_garminconnect",
     "disconnect_strava",
     "edit_user_integrations",
+    "fernet_keys_open_secrets",
     "forget_dead_garminconnect_logins",
     "get_garminconnect_client",
     "get_garminconnect_login",
@@ -106,9 +114,11 @@ __all__ = [
     "link_garminconnect_account",
     "link_strava_account",
     "list_strava_subscriptions",
+    "plant_fernet_canary",
     "refresh_garminconnect_session",
     "refresh_strava_access_token",
     "request_gear_sync",
+    "rotate_fernet_keys",
     "run_garminconnect_login",
     "run_garminconnect_mfa",
     "run_parallel",

@@ -95,7 +95,9 @@ function hasMovedOn({ status, syncedAt, gear, error, syncing }, now) {
 }
 
 function isTyped() {
-  return [...document.querySelectorAll("input")].some((input) => input.value !== input.defaultValue);
+  return [...document.querySelectorAll("input")].some((input) =>
+    input.type === "checkbox" ? input.checked !== input.defaultChecked : input.value !== input.defaultValue,
+  );
 }
 
 // After such a reload, tell those who do not see it what has become of it.

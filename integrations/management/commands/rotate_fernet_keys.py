@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from integrations import services
+from integrations.exceptions import IntegrationsError
+from integrations.services import RotationCounts
+
+
+class Command(BaseCommand):
+    help = (
+        "Encrypt every stored secret with the newest of FERNET_KEYS. Can be stopped and run again, "
+        "while the site runs."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--batch-size", type=int, default=500, metavar="N", help="default: 500")
+        parser.add_argument(
+            "--accept-loss",
+            action="store_true",
+            help="a key is lost for good: stop the checks from asking for it",
+        )
+
+    def handle(self, *, batch_size: int, accept_loss: bool, **options: Any) -> None:
+        if batch_size < 1:
+            raise CommandError("--batch-size starts at 1.")
+        try:
+            counts = self.rotate(batch_size)
+            if accept_loss:
+                services.plant_fernet_canary(anew=True)
+        except IntegrationsError as exc:
+            raise CommandError(f"Stopped: {exc.code}. Run it again.") from exc
+        self.stdout.write(
+            f"rotated: {counts.rotated}  current: {counts.current}  unreadable: {counts.unreadable}"
+        )
+        if counts.unreadable:
+            ids = sorted({str(pk) for pk in counts.unreadable_user_ids if pk is not None}, key=int)
+            self.stdout.write(
+                "No key opens the secrets of these users, who have to connect again: "
+                + ", ".join(ids)
+            )
+
+    def rotate(self, batch_size: int) -> RotationCounts:
+        if not sys.stderr.isatty():
+            return services.rotate_fernet_keys(batch_size)
+        with tqdm(unit=" rows", leave=False) as bar:
+
+            def draw(counts: RotationCounts) -> None:
+                bar.update(counts.rotated + counts.current + counts.unreadable - bar.n)
+
+            return services.rotate_fernet_keys(batch_size, draw)

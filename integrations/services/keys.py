@@ -1,0 +1,120 @@
+"""The turn of Fernet keys: every stored secret sealed anew with the newest one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.apps import apps
+from django.db import models
+
+from ..exceptions import SecretUnreadable
+from ..fields import EncryptedTextField, Sealed, keep_sealed
+from ..models import FernetCanary
+from ._rows import database_errors
+
+CANARY = "integrations"
+
+
+@dataclass
+class RotationCounts:
+    """Rows: `rotated` now, `current` before, `unreadable` by any key, with whose they are."""
+
+    rotated: int = 0
+    current: int = 0
+    unreadable: int = 0
+    unreadable_user_ids: list[Any] = field(default_factory=list)
+
+
+@database_errors
+def rotate_fernet_keys(
+    batch_size: int = 500, progress: Callable[[RotationCounts], object] = lambda counts: None
+) -> RotationCounts:
+    """Seal every stored secret with the newest of FERNET_KEYS, a batch of rows in memory at a time.
+
+    May be stopped anywhere and run again, and goes along with everything else: a row is written
+    only where it still holds what was read, so a token that is refreshed meanwhile is not undone.
+    What no key opens is counted and left as it is.
+    """
+    counts = RotationCounts()
+    for model, names in _encrypted_models():
+        for row in _rows_of(model, names, batch_size):
+            _rotate_row(model, row, names, counts)
+            progress(counts)
+    return counts
+
+
+@database_errors
+def fernet_keys_open_secrets() -> bool:
+    """Whether FERNET_KEYS opens the canary, and so the secrets that were stored with it."""
+    canary = FernetCanary.objects.first()
+    if canary is None:
+        return True
+    try:
+        return canary.value == CANARY
+    except SecretUnreadable:
+        return False
+
+
+@database_errors
+def plant_fernet_canary(*, anew: bool = False) -> None:
+    """Store what tells a wrong key at start, where it is not there yet.
+
+    `anew` replaces it: for an operator who has lost a key for good and knows it.
+    """
+    canary = FernetCanary(pk=1, value=CANARY)
+    if anew:
+        canary.save()
+    else:
+        FernetCanary.objects.bulk_create([canary], ignore_conflicts=True)
+
+
+def _encrypted_models() -> Iterator[tuple[type[models.Model], list[str]]]:
+    """Every model of this app with encrypted fields, and their names."""
+    for model in apps.get_app_config("integrations").get_models():
+        names = [
+            each.attname
+            for each in model._meta.concrete_fields
+            if isinstance(each, EncryptedTextField)
+        ]
+        if names:
+            yield model, names
+
+
+def _rows_of(model: Any, names: list[str], batch_size: int) -> Iterator[Any]:
+    last = 0
+    rows = model._default_manager.order_by("pk")
+    while batch := list(rows.filter(pk__gt=last)[:batch_size]):
+        last = batch[-1].pk
+        yield from batch
+
+
+def _rotate_row(model: Any, row: Any, names: list[str], counts: RotationCounts) -> None:
+    readable, changed = True, False
+    while True:
+        read, written = {}, {}
+        with keep_sealed():
+            sealed = {name: getattr(row, name) for name in names}
+        for name, value in sealed.items():
+            if not isinstance(value, Sealed):
+                continue
+            try:
+                resealed = value.resealed()
+            except SecretUnreadable:
+                readable = False
+                continue
+            if resealed is not None:
+                read[name], written[name] = value, resealed
+        # Whatever has changed since is read again: the newer one counts.
+        if not written or model._default_manager.filter(pk=row.pk, **read).update(**written):
+            changed = changed or bool(written)
+            break
+        row = model._default_manager.filter(pk=row.pk).first()
+        if row is None:
+            return
+    counts.rotated += changed
+    counts.current += readable and not changed
+    if not readable:
+        counts.unreadable += 1
+        counts.unreadable_user_ids.append(getattr(row, "user_id", None))
