@@ -20,7 +20,7 @@ from django.utils.translation import ngettext
 
 from . import services, tasks
 from .exceptions import IntegrationsError
-from .models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
+from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
 from .services.status import health_message
 
 
@@ -97,6 +97,28 @@ class StravaScopeFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         return queryset.filter(strava_scope=self.value()) if self.value() else queryset
+
+
+@admin.register(LinkEvent)
+class LinkEventAdmin(admin.ModelAdmin):
+    """The trail, to read and to search."""
+
+    list_display = ("at", "user", "provider", "event", "code", "actor", "actor_user")
+    list_filter = ("event", "provider", "actor", "at")
+    list_select_related = ("user", "actor_user")
+    list_per_page = 100
+    show_full_result_count = False
+    ordering = ("-at", "-id")
+    actions = None
+
+    def get_search_fields(self, request: HttpRequest) -> list[str]:
+        return ["code", *_user_search_fields()]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
 
 
 @admin.register(Gear)
@@ -331,7 +353,8 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
         count = 0
         for row in queryset.select_related("user"):
             try:
-                service(row.user_id)
+                with services.acting_as("staff", request.user.pk):
+                    service(row.user_id)
             except IntegrationsError as exc:
                 self.message_user(request, f"{row.user}: {exc.user_message}", messages.WARNING)
             else:

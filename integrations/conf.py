@@ -11,6 +11,7 @@ DEFAULTS: dict[str, Any] = {
     "STRAVA_CLIENT_ID": "",
     "STRAVA_CLIENT_SECRET": "",
     "STRAVA_WEBHOOK_VERIFY_TOKEN": "",
+    "INTEGRATIONS_TRAIL_DAYS": 365,
     "STRAVA_SCOPES": ["read", "profile:read_all"],
     # OAuth stays at www.strava.com when the API moves to a host of its own in
     # 2027, hence two settings. Source: https://developers.strava.com/docs/changelog/
@@ -42,6 +43,11 @@ def strava_client() -> tuple[str, str] | None:
 def strava_webhook_verify_token() -> str:
     """What Strava has to say in the handshake of a push subscription; "" where there is none."""
     return str(_get("STRAVA_WEBHOOK_VERIFY_TOKEN"))
+
+
+def trail_days() -> int:
+    """For how many days the trail of link events is kept."""
+    return int(_get("INTEGRATIONS_TRAIL_DAYS"))
 
 
 def strava_scopes() -> list[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 import requests
 import urllib3
+import urllib3.connection
 from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
 
@@ -45,14 +49,78 @@ class NoAuth(requests.auth.AuthBase):
         return request
 
 
+class _Watchdog:
+    """Hangs up on whoever has not sent a whole head of an answer in time.
+
+    A socket's timeout is for one read: a status line and headers at a byte a second would never
+    reach it, and hold a worker, and a token's lease, for hours. One thread for all connections.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._deadlines: dict[socket.socket, float] = {}
+        self._thread: Thread | None = None
+
+    @contextmanager
+    def watch(self, sock: socket.socket) -> Iterator[None]:
+        with self._lock:
+            self._deadlines[sock] = time.monotonic() + READ_TIMEOUT
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="http-watchdog", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._deadlines.pop(sock, None)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(0.25)
+            now = time.monotonic()
+            with self._lock:
+                late = [sock for sock, deadline in self._deadlines.items() if deadline < now]
+                for sock in late:
+                    with suppress(OSError):
+                        # The plain socket's, for the reader has a TLS object in its hands.
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _HTTPConnection(urllib3.connection.HTTPConnection):
+    def getresponse(self) -> Any:
+        with _watchdog.watch(self.sock):
+            return super().getresponse()
+
+
+class _HTTPSConnection(urllib3.connection.HTTPSConnection):
+    def getresponse(self) -> Any:
+        with _watchdog.watch(self.sock):
+            return super().getresponse()
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+_watchdog = _Watchdog()
 _session: requests.Session | None = None
 _session_lock = Lock()
 
 
 def _forget_session() -> None:
     """A forked child must not talk on its parent's connections."""
-    global _session, _session_lock
-    _session, _session_lock = None, Lock()
+    global _session, _session_lock, _watchdog
+    _session, _session_lock, _watchdog = None, Lock(), _Watchdog()
 
 
 os.register_at_fork(after_in_child=_forget_session)
@@ -67,7 +135,7 @@ def _get_session() -> requests.Session:
             # One athlete's cookies must not travel with the next athlete's request.
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             for scheme in ("https://", "http://"):
-                session.mount(scheme, HTTPAdapter(pool_maxsize=64, max_retries=0))
+                session.mount(scheme, _Adapter(pool_maxsize=64, max_retries=0))
             _session = session
         return _session
 

@@ -212,7 +212,7 @@ class GarminConnectLogin(KeepsSecretsSealed):
         MFA_RUNNING = "mfa_running"  # a worker is answering with the code
 
     user = models.OneToOneField(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+"
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="garminconnect_login"
     )
     # A new attempt replaces the one before: a worker that comes late finds another number here.
     attempt = models.UUIDField()
@@ -311,3 +311,45 @@ class FernetCanary(KeepsSecretsSealed):
 
     def __str__(self) -> str:
         return "key canary"
+
+
+class LinkEvent(models.Model):
+    """One line of the trail: what happened to a link, when, and by whom. Never a secret."""
+
+    class Event(models.TextChoices):
+        LINKED = "linked", _("Connected")
+        RELINKED = "relinked", _("Reconnected")
+        UNLINKED = "unlinked", _("Disconnected")
+        RELINK_REQUIRED = "relink_required", _("Connection ended by the provider")
+        REFRESHED = "refreshed", _("Access renewed by hand")
+        REFRESH_FAILED = "refresh_failed", _("Access could not be renewed")
+        SYNCED = "synced", _("Gear synchronised")
+        SYNC_FAILED = "sync_failed", _("Gear could not be synchronised")
+        LOGIN_FAILED = "login_failed", _("Sign-in failed")
+        KEYS_ROTATED = "keys_rotated", _("Encryption keys turned")
+
+    class Actor(models.TextChoices):
+        ATHLETE = "athlete", _("You")
+        STAFF = "staff", _("Staff of this site")
+        SYSTEM = "system", _("This site")
+        PROVIDER = "provider", _("The provider")
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", null=True
+    )
+    provider = models.CharField(max_length=16, choices=Gear.Provider, blank=True)
+    event = models.CharField(max_length=24, choices=Event)
+    code = models.CharField(max_length=64, blank=True)
+    actor = models.CharField(max_length=16, choices=Actor)
+    actor_user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, related_name="+", null=True
+    )
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("link event")
+        verbose_name_plural = _("link events")
+        indexes: ClassVar = [models.Index(fields=["user", "-at"], name="link_event_user")]
+
+    def __str__(self) -> str:
+        return f"{self.event} {self.provider} of user {self.user_id}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import AppConfig
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.db.models.signals import post_migrate, pre_delete
 from django.dispatch import receiver
 
@@ -15,8 +15,10 @@ from .services import keys, strava
 
 @receiver(post_migrate)
 def plant_fernet_canary(sender: AppConfig, using: str, **kwargs: Any) -> None:
-    if sender.name == "integrations" and using == router.db_for_write(FernetCanary):
-        keys.plant_fernet_canary()
+    if sender.name != "integrations" or using != router.db_for_write(FernetCanary):
+        return
+    if FernetCanary._meta.db_table in connections[using].introspection.table_names():
+        keys.plant_fernet_canary()  # there is no table after `migrate integrations zero`
 
 
 @receiver(pre_delete, sender=UsersIntegrations)

@@ -53,3 +53,118 @@ class WithoutQuery(logging.Filter):
                 _QUERY.sub("", arg) if isinstance(arg, str) else arg for arg in record.args
             )
         return True
+
+
+class WithEvent(logging.Filter):
+    """Gives every record the name of what happened, `event`; other people's have their logger's."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.event = getattr(record, "event", record.name)
+        return True
+
+
+# Every repetition is possessive or bounded, so that a hostile message costs what its length costs.
+_LIKELY = r"(?: (?=[\w.~+/-]{0,99}?\d) [\w.~+/-]{6,}+ | [\w.~+/-]{24,}+ )"
+_SECRETS = re.compile(
+    rf"""
+    # key=value, "key": "value" and 'key': 'value', also escaped within another string; for every
+    # key that ends in one of these words, such as di_token and csrfmiddlewaretoken.
+    (?P<key>
+        (?i:token|secret|password|passwd|mfa_code|ticket|authorization|cookie|session_?id
+            |client_state|api_?key|fernet_keys?)
+        (?: \\*+["']\s*+:\s*+ | \s*+=\s*+ | :\s*+(?=b?\\*+["']) )
+        b?(?P<quote>\\*+["'])?
+    )
+    (?! (?:None|null|True|False)\b | \[redacted\] )
+    (?(quote) (?: (?!(?P=quote)) . )++ | [^\s"'\\&,;()[\]{{}}<>]++ )
+    |
+    # These two are ordinary words. Their value is taken for a secret if it is long, or has a
+    # digit and is not short: an error code, a status or a task's state is not.
+    (?P<word>
+        (?<!\w) (?i:code|state) (?: \\*+["']\s*+:\s*+ | \s*+=\s*+ ) (?:\\*+["'])?
+    )
+    {_LIKELY}
+    |
+    (?P<scheme> \b (?i:bearer|basic)\s++ ) {_LIKELY} =*+
+    |
+    # The password of an address.
+    (?P<address> :// [^\s/:@]{{0,99}}+ : ) [^\s/@]++ (?=@)
+    |
+    # 40 hexadecimal digits: Strava's tokens, codes and client secrets. A whole SHA-1 looks the
+    # same and goes with them; UUIDs, MD5, SHA-256 and shortened commits do not.
+    (?<!\w) [0-9a-fA-F]{{40}} (?!\w)
+    |
+    (?<![\w-]) eyJ[\w-]{{8,}}+ \. [\w-]{{8,}}+ (?: \. [\w-]*+ )*+  # a JWT
+    |
+    (?<![\w-]) gAAAA[\w-]{{40,}}+ =*+  # a Fernet token
+    """,
+    re.VERBOSE,
+)
+REDACTED = "[redacted]"
+_FORMATTER = logging.Formatter()
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def redact(text: str) -> str:
+    """Text without anything that has the shape of a secret; the same object where it has none."""
+    if _SECRETS.search(text) is None:
+        return text
+    return _SECRETS.sub(
+        lambda match: (
+            (match["key"] or match["word"] or match["scheme"] or match["address"] or "") + REDACTED
+        ),
+        text,
+    )
+
+
+def _redacted_parts(record: logging.LogRecord) -> str:
+    """What can be told of a record whose message and arguments do not go together."""
+    try:
+        return redact(f"{record.msg} {record.args!r}")
+    except Exception:
+        return f"a log record of {record.pathname}:{record.lineno} cannot be shown"
+
+
+class WithoutSecrets(logging.Filter):
+    """The last net: takes what looks like a secret out of messages, arguments and tracebacks.
+
+    No secret is meant to come this far. What other handlers get is left as it was, and so is a
+    record with nothing to hide.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+        changes: dict[str, Any] = {}
+        try:
+            message = record.getMessage()
+        except Exception:
+            # Logging itself would print the arguments, as they are, in its report of the error.
+            changes = {"msg": _redacted_parts(record), "args": None}
+        else:
+            if (redacted := redact(message)) is not message:
+                changes = {"msg": redacted, "args": None}
+        if record.exc_info and not record.exc_text:
+            # Formatted here once; a formatter takes the text that it finds.
+            changes |= {
+                "exc_info": None,
+                "exc_text": redact(_FORMATTER.formatException(record.exc_info)),
+            }
+        elif record.exc_text and (redacted := redact(record.exc_text)) is not record.exc_text:
+            changes |= {"exc_info": None, "exc_text": redacted}
+        if record.stack_info and (redacted := redact(record.stack_info)) is not record.stack_info:
+            changes["stack_info"] = redacted
+        for name, value in vars(record).items():
+            if name in _STANDARD or value is None or isinstance(value, bool | int | float):
+                continue
+            # A JSON line has these, too.
+            try:
+                text = value if isinstance(value, str) else repr(value)
+            except Exception:
+                changes[name] = REDACTED
+                continue
+            if (redacted := redact(text)) is not text:
+                changes[name] = redacted
+        if not changes:
+            return True
+        changed = logging.makeLogRecord(vars(record))
+        vars(changed).update(changes)
+        return changed

@@ -67,5 +67,10 @@ def forget_dead_garminconnect_logins() -> int:
 
 
 @task
+def forget_old_link_events() -> int:
+    return services.forget_old_link_events()
+
+
+@task
 def confirm_strava_revocation(user_id: int) -> str:
     return services.confirm_strava_revocation(user_id)

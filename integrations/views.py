@@ -53,7 +53,8 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not request.user.is_authenticated and wants_json(request):
             return error_response("login_required", _("Please log in first."), 401)
-        return for_people(request, *args, **kwargs)
+        with services.acting_as("athlete", request.user.pk):
+            return for_people(request, *args, **kwargs)
 
     return never_cache(transaction.non_atomic_requests(wrapper))
 
@@ -80,12 +81,11 @@ def failed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:
 @require_GET
 def settings_page(request: AthleteRequest) -> HttpResponse:
     """What is linked, how it fares, and the one thing to press."""
-    login = services.get_garminconnect_login(request.user.pk)  # first: it may write to the row
-    row = services.get_integrations_or_default(request.user.pk)
+    row, login = services.get_links(request.user.pk)
     gear = services.get_gear(request.user.pk)
     status = services.describe_integrations(row, login, Counter(item.provider for item in gear))
     granted = row.strava_scopes
-    context = {
+    context: dict[str, Any] = {
         "strava": status["strava"]
         | {
             "linked_at": row.strava_linked_at,
@@ -117,6 +117,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
             **_gear_context(row, "garminconnect", gear),
         },
     }
+    context["events"] = services.get_link_events(request.user.pk)
     context["strava"]["poll"] = context["strava"]["syncing"]
     context["garminconnect"]["poll"] = (
         context["garminconnect"]["syncing"]
@@ -181,6 +182,17 @@ def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
     except IntegrationsError as exc:
         return failed(request, exc)
     return done(request, _("Synchronising your gear …"), level=messages.INFO, status=202)
+
+
+@athlete_view
+@require_GET
+def export(request: AthleteRequest) -> HttpResponse:
+    """All that is stored about the athlete's links, as a JSON file, secrets left out."""
+    response = JsonResponse(
+        services.export_integrations(request.user.pk), json_dumps_params={"indent": 2}
+    )
+    response["Content-Disposition"] = 'attachment; filename="integrations.json"'
+    return response
 
 
 @athlete_view

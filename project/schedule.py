@@ -50,6 +50,7 @@ def jobs() -> list[Job]:
             (tasks.forget_dead_garminconnect_logins, timedelta(minutes=1)),
             (tasks.refresh_due_strava_tokens, timedelta(minutes=10)),
             (tasks.sync_due_gear, timedelta(hours=1)),
+            (tasks.forget_old_link_events, timedelta(days=1)),
         )
     ]
     if settings.TASKS_BACKEND == "database":

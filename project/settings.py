@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.csp import CSP
+from pythonjsonlogger.core import RESERVED_ATTRS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -62,6 +63,7 @@ STRAVA_API_URL = env.str(
     default=f"{_SANDBOX_URL}/api/v3" if INTEGRATIONS_SANDBOX else "https://www.strava.com/api/v3",
 )
 
+INTEGRATIONS_TRAIL_DAYS = env.int("INTEGRATIONS_TRAIL_DAYS", default=365)
 STRAVA_WEBHOOK_VERIFY_TOKEN = env.str("STRAVA_WEBHOOK_VERIFY_TOKEN", default="")
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
@@ -123,6 +125,9 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
 else:
     DATABASES["default"].setdefault("CONN_MAX_AGE", 60)
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+    if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+        # So that a server that does not even refuse is told at /healthz/ within seconds.
+        DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _TASKS_BACKENDS = {
@@ -219,7 +224,8 @@ DEFAULT_EXCEPTION_REPORTER_FILTER = "integrations.reporting.SecretsExceptionRepo
 if not DEBUG:
     # TLS ends at a proxy; gunicorn tells https by X-Forwarded-Proto from FORWARDED_ALLOW_IPS.
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^healthz/$"]
+    # Asked for from within, past the proxy.
+    SECURE_REDIRECT_EXEMPT = [r"^healthz/$", r"^metrics$"]
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
@@ -227,18 +233,48 @@ if not DEBUG:
     # browsers' preload list: whoever owns the domain decides that.
     SILENCED_SYSTEM_CHECKS += ["security.W005", "security.W021"]
 
+# --- Health and metrics ----------------------------------------------------------------------
+
+# The counts at /metrics are nobody else's business: keep the path from the public at the proxy,
+# or set a token that the scraper sends as `Authorization: Bearer`.
+PROMETHEUS = env.bool("PROMETHEUS", default=False)
+PROMETHEUS_TOKEN = env.str("PROMETHEUS_TOKEN", default="")
+# Read from the environment by prometheus_client itself.
+_multiproc_dir = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
+if PROMETHEUS and _multiproc_dir and not Path(_multiproc_dir).is_dir():
+    raise ImproperlyConfigured("PROMETHEUS_MULTIPROC_DIR must name a directory that exists.")
+
 # --- Logging --------------------------------------------------------------------------------
 
+_LOG_FORMATS: dict[str, dict[str, Any]] = {
+    "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
+    "json": {
+        "()": "pythonjsonlogger.json.JsonFormatter",
+        "fmt": ["levelname", "name", "event", "message"],
+        "rename_fields": {"levelname": "level", "name": "logger"},
+        "timestamp": "time",
+        # What Django adds to its records, and the names that a log line has no use for. A
+        # request shows its address, and with it the code and state of a callback.
+        "reserved_attrs": [*RESERVED_ATTRS, "request", "server_time"],
+    },
+}
+LOG_FORMAT = env.str("LOG_FORMAT", default="line")
+if LOG_FORMAT not in _LOG_FORMATS:
+    raise ImproperlyConfigured(f"LOG_FORMAT must be one of {', '.join(_LOG_FORMATS)}.")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"without_query": {"()": "integrations.reporting.WithoutQuery"}},
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "filters": {
+        "without_query": {"()": "integrations.reporting.WithoutQuery"},
+        "without_secrets": {"()": "integrations.reporting.WithoutSecrets"},
+        "with_event": {"()": "integrations.reporting.WithEvent"},
+    },
+    "formatters": {"console": _LOG_FORMATS[LOG_FORMAT]},
     "handlers": {
         "console": {
             "class": "logging.StreamHandler",
-            "formatter": "line",
-            "filters": ["without_query"],
+            "formatter": "console",
+            "filters": ["with_event", "without_query", "without_secrets"],
         },
     },
     "root": {"handlers": ["console"], "level": "WARNING"},
@@ -247,5 +283,7 @@ LOGGING = {
         "project": {"level": "INFO"},
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
         "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
+        # A traceback a probe, with the addresses of what failed. project.health has a line.
+        "health_check": {"level": "CRITICAL"},
     },
 }

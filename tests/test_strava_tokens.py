@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -439,3 +441,24 @@ def test_a_forced_refresh_asks_strava_however_fresh_the_token_is(alice, linked, 
 
     strava.expire(ALICE, expires_in=60)
     assert services.refresh_strava_access_token(alice.pk) != linked.strava_token
+
+
+def test_a_head_at_a_byte_a_time_is_hung_up_on(alice, expired, strava, settings, monkeypatch):
+    monkeypatch.setattr("integrations.http.READ_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings.STRAVA_OAUTH_URL = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        def drip():
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 200:
+                    connection.send(bytes([byte]))
+                    time.sleep(0.1)
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        started = time.monotonic()
+        with pytest.raises(ProviderUnavailable):
+            get_token(alice.pk)
+        assert time.monotonic() - started < 5
+        thread.join()

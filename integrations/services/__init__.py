@@ -1,6 +1,8 @@
 """The public API: one function an operation, and the only writer of rows."""
 
 from ._parallel import run_parallel
+from ._trail import acting_as, forget_old_link_events, get_link_events
+from .export import export_integrations
 from .garminconnect import (
     disconnect_garminconnect,
     get_garminconnect_client,
@@ -14,7 +16,6 @@ from .garminconnect_login import (
     cancel_garminconnect_login,
     codes_left,
     forget_dead_garminconnect_logins,
-    get_garminconnect_login,
     run_garminconnect_login,
     run_garminconnect_mfa,
     submit_garminconnect_code,
@@ -41,8 +42,8 @@ from .keys import (
 )
 from .status import (
     describe_integrations,
-    get_integrations_or_default,
     get_integrations_status,
+    get_links,
     health_message,
 )
 from .strava import (
@@ -84,6 +85,7 @@ __all__ = [
     "RotationCounts",
     "StravaAuthorization",
     "SweepCounts",
+    "acting_as",
     "begin_garminconnect_login",
     "begin_strava_authorization",
     "cancel_garminconnect_login",
@@ -98,13 +100,15 @@ __all__ = [
     "disconnect_garminconnect",
     "disconnect_strava",
     "edit_user_integrations",
+    "export_integrations",
     "fernet_keys_open_secrets",
     "forget_dead_garminconnect_logins",
+    "forget_old_link_events",
     "get_garminconnect_client",
-    "get_garminconnect_login",
     "get_gear",
-    "get_integrations_or_default",
     "get_integrations_status",
+    "get_link_events",
+    "get_links",
     "get_strava_access_token",
     "get_user_integrations_by_strava_state",
     "get_user_integrations_by_user_id",

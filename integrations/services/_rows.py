@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from ..exceptions import IntegrationsDatabaseError, IntegrationsNotFound
 from ..garminconnect.client import token_expiry
-from ..models import Gear, UsersIntegrations
+from ..models import UsersIntegrations
 
 # How long an athlete may take at the consent page.
 AUTHORIZATION_LIFETIME = 600  # seconds
@@ -113,25 +113,6 @@ def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
     if sync_gear:
         columns |= {f"{provider}_sync_due_at": timezone.now(), f"{provider}_sync_failures": 0}
     return columns
-
-
-def unlink(user_id: int, provider: str, **columns: Any) -> None:
-    """Clear a link and delete the gear that came from it, both or neither.
-
-    Raises IntegrationsNotFound if the user has no integrations row.
-    """
-    columns |= healthy_columns(provider)
-    columns |= {
-        f"{provider}_units": "",
-        f"{provider}_synced_at": None,
-        f"{provider}_sync_error": "",
-        f"{provider}_sync_failures": 0,
-        f"{provider}_sync_due_at": None,
-        f"{provider}_syncing_until": None,
-    }
-    with transaction.atomic():
-        update(user_id, **columns)
-        Gear.objects.filter(user_id=user_id, provider=provider).delete()
 
 
 def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:

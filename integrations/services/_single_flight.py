@@ -37,7 +37,8 @@ from ..exceptions import (
 )
 from ..models import LinkStatus, UsersIntegrations
 from ..signals import relink_required
-from . import _rows
+from . import _rows, _trail
+from ._trail import Actor, Event
 
 logger = logging.getLogger("integrations.links")
 
@@ -150,6 +151,8 @@ class TokenKeeper[Token](ABC):
         ):
             return False
         logger.warning("%s link of user %s has ended", self.provider, row.user_id)
+        code = self.relink_required.code
+        _trail.note(row.user_id, self.provider, Event.RELINK_REQUIRED, code, Actor.PROVIDER)
         _rows.send_after_commit(relink_required, row.user_id, self.provider)
         return True
 
@@ -229,6 +232,9 @@ class TokenKeeper[Token](ABC):
                     retry_at=timezone.now() + timedelta(seconds=self._backoff(row, exc)),
                 )
                 settled = True
+                _trail.note(
+                    row.user_id, self.provider, Event.REFRESH_FAILED, exc.code, Actor.SYSTEM
+                )
             if isinstance(exc, SecretUnreadable):
                 raise self.relink_required from exc
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from django.db import transaction
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -20,9 +21,10 @@ from ..garminconnect import client
 from ..garminconnect.client import Session
 from ..models import GarminConnectLogin, LinkStatus, UsersIntegrations
 from ..signals import account_linked, account_unlinked
-from . import _rows
+from . import _rows, _trail
 from ._rows import database_errors
 from ._single_flight import Refreshed, TokenKeeper
+from ._trail import Event
 
 if TYPE_CHECKING:
     from garminconnect import Garmin
@@ -98,6 +100,7 @@ def get_garminconnect_client(user_id: int) -> Garmin:
 def refresh_garminconnect_session(user_id: int) -> None:
     """Rotate the session now, however fresh it is. Raises what get_garminconnect_client raises."""
     _keeper.obtain(user_id, replacing=_keeper.stored(user_id))
+    _trail.note(user_id, "garminconnect", Event.REFRESHED)
 
 
 @database_errors
@@ -109,14 +112,17 @@ def link_garminconnect_account(
     Raises IntegrationsNotFound if the user has no integrations row.
     """
     is_cn = (oauth1_token or {}).get("domain") == "garmin.cn"
-    _rows.update(
-        user_id,
-        **session_columns(oauth2_token),
-        garminconnect_oauth1=oauth1_token,
-        garminconnect_is_cn=is_cn,
-        garminconnect_linked_at=Coalesce("garminconnect_linked_at", timezone.now()),
-    )
-    if oauth1_token is not None or oauth2_token is not None:
+    linked = oauth1_token is not None or oauth2_token is not None
+    with transaction.atomic():
+        _rows.update(
+            user_id,
+            **session_columns(oauth2_token),
+            garminconnect_oauth1=oauth1_token,
+            garminconnect_is_cn=is_cn,
+            garminconnect_linked_at=Coalesce("garminconnect_linked_at", timezone.now()),
+        )
+        _trail.note(user_id, "garminconnect", Event.LINKED if linked else Event.UNLINKED)
+    if linked:
         _rows.send_after_commit(account_linked, user_id, "garminconnect")
 
 
@@ -126,7 +132,7 @@ def unlink_garminconnect_account(user_id: int) -> None:
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _rows.unlink(
+    _trail.unlink(
         user_id,
         "garminconnect",
         garminconnect_oauth1=None,

@@ -34,10 +34,11 @@ from ..exceptions import (
 )
 from ..garminconnect import client
 from ..garminconnect.client import MfaRequired, Session
-from ..models import GarminConnectAttempt, GarminConnectLogin, LinkStatus, UsersIntegrations
+from ..models import GarminConnectAttempt, GarminConnectLogin, LinkStatus
 from ..signals import account_linked
-from . import _rows
+from . import _rows, _trail
 from ._rows import database_errors
+from ._trail import Actor, Event
 from .garminconnect import session_columns
 
 logger = logging.getLogger("integrations.garminconnect")
@@ -186,16 +187,6 @@ def cancel_garminconnect_login(user_id: int) -> None:
 
 
 @database_errors
-def get_garminconnect_login(user_id: int) -> GarminConnectLogin | None:
-    """The user's sign-in under way, if any; one whose time has run out is settled first."""
-    login = GarminConnectLogin.objects.filter(user_id=user_id).first()
-    if login is None or login.step_until > timezone.now():
-        return login
-    settle_garminconnect_login(user_id)
-    return GarminConnectLogin.objects.filter(user_id=user_id).first()
-
-
-@database_errors
 def settle_garminconnect_login(user_id: int) -> None:
     """End a sign-in whose time has run out, and note why; one that lives is left alone.
 
@@ -216,6 +207,7 @@ def settle_garminconnect_login(user_id: int) -> None:
             settled, _ = mine.delete()
         if settled:
             _rows.update(user_id, garminconnect_error=code)
+            _trail.note(user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.SYSTEM)
 
 
 @database_errors
@@ -314,12 +306,20 @@ def _link(login: GarminConnectLogin, session: Session) -> str:
         deleted, _ = _mine(login).delete()
         if not deleted:
             return "superseded"
+        row = _rows.get_row(login.user_id)
+        relinked = row.garminconnect_status != LinkStatus.NOT_LINKED
         _rows.update(
             login.user_id,
             **session_columns(session.tokens),
             garminconnect_oauth1=None,
             garminconnect_is_cn=session.is_cn,
             garminconnect_linked_at=timezone.now(),
+        )
+        _trail.note(
+            login.user_id,
+            "garminconnect",
+            Event.RELINKED if relinked else Event.LINKED,
+            actor=Actor.ATHLETE,
         )
         _rows.send_after_commit(account_linked, login.user_id, "garminconnect")
     return "linked"
@@ -331,7 +331,8 @@ def _end(login: GarminConnectLogin, code: str) -> str:
         deleted, _ = _mine(login).delete()
         if not deleted:
             return "superseded"
-        UsersIntegrations.objects.filter(user_id=login.user_id).update(garminconnect_error=code)
+        _rows.update(login.user_id, garminconnect_error=code)
+        _trail.note(login.user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.ATHLETE)
     return code
 
 

@@ -24,6 +24,7 @@ from ..exceptions import (
     InvalidProviderReply,
     InvalidSession,
     ProviderError,
+    ProviderUnavailable,
     RateLimited,
     ScopeMissing,
     SyncInProgress,
@@ -34,9 +35,10 @@ from ..gear import BIKE, SHOES, GearItem, clean_text
 from ..models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
 from ..signals import gear_synced
 from ..strava.client import StravaClient, StravaGear
-from . import _rows, strava
+from . import _rows, _trail, strava
 from ._rows import database_errors
 from ._single_flight import TokenKeeper
+from ._trail import Event
 from .garminconnect import GarminConnectTokenKeeper, get_garminconnect_client
 from .strava_tokens import StravaTokenKeeper
 
@@ -189,9 +191,14 @@ def iterate_wanting_gear(provider: str, user_id: int | None = None) -> Iterator[
     if user_id is not None:
         rows = rows.filter(user_id=user_id)
     last = 0
-    while batch := list(rows.filter(pk__gt=last).values_list("pk", "user_id")[:500]):
+    while batch := _batch(rows, last):
         last = batch[-1][0]
         yield from (user_id for _, user_id in batch)
+
+
+@database_errors
+def _batch(rows: Any, last: int) -> list[tuple[int, int]]:
+    return list(rows.filter(pk__gt=last).values_list("pk", "user_id")[:500])
 
 
 # --- One synchronisation ------------------------------------------------------------------------
@@ -262,8 +269,10 @@ def _apply(row: UsersIntegrations, provider: str, fetched: _Fetched) -> GearCoun
             Gear.objects.filter(pk__in=gone).update(
                 retired=True, primary=False, last_seen_at=last_seen_at
             )
-    updated = len(changed) + len(gone) - retired
-    return GearCounts(created=len(created), updated=updated, retired=retired)
+        counts = GearCounts(len(created), len(changed) + len(gone) - retired, retired)
+        code = " ".join(f"{name}={count}" for name, count in counts._asdict().items())
+        _trail.note(row.user_id, provider, Event.SYNCED, code)
+    return counts
 
 
 def _with_details(item: GearItem, gear: Gear | None, fetched: _Fetched) -> GearItem:
@@ -318,6 +327,7 @@ def _note_failure(row: UsersIntegrations, provider: str, exc: IntegrationsError)
     UsersIntegrations.objects.filter(pk=row.pk).update(
         **{f"{provider}_{name}": value for name, value in columns.items()}
     )
+    _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
 
 
 # --- Providers ----------------------------------------------------------------------------------
@@ -339,11 +349,24 @@ def _fetch_from_strava(row: UsersIntegrations) -> _Fetched:
         raise ScopeMissing
     if profile.bikes is None or profile.shoes is None:
         raise InvalidProviderReply
+    stopped: list[ProviderError] = []
+
+    def details(item: GearItem) -> GearItem:
+        if stopped:
+            raise stopped[0]
+        try:
+            return _strava_details(client, token, item)
+        except (RateLimited, ProviderUnavailable, TokenRejected) as exc:
+            # It concerns the other gear as well, and refused requests count.
+            strava.note_limit(row.user_id, exc)
+            stopped.append(exc)
+            raise
+
     units = {"meters": "metric", "feet": "imperial"}.get(profile.measurement_preference or "", "")
     return _Fetched(
         items=[*_items(profile.bikes, BIKE), *_items(profile.shoes, SHOES)],
         units=units,
-        details=lambda item: _strava_details(client, token, item),
+        details=details,
     )
 
 

@@ -12,7 +12,9 @@ from django.db import models
 from ..exceptions import SecretUnreadable
 from ..fields import EncryptedTextField, Sealed, keep_sealed
 from ..models import FernetCanary
+from . import _trail
 from ._rows import database_errors
+from ._trail import Event
 
 CANARY = "integrations"
 
@@ -42,6 +44,8 @@ def rotate_fernet_keys(
         for row in _rows_of(model, names, batch_size):
             _rotate_row(model, row, names, counts)
             progress(counts)
+    code = f"rotated={counts.rotated} unreadable={counts.unreadable}"
+    _trail.note(None, "", Event.KEYS_ROTATED, code)
     return counts
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import (
     GarminConnectError,
-    IntegrationsNotFound,
     ScopeMissing,
     SecretUnreadable,
     error_by_code,
 )
 from ..models import GarminConnectLogin, UsersIntegrations
-from . import _rows
 from ._rows import database_errors
-from .garminconnect_login import get_garminconnect_login, login_status
+from .garminconnect_login import login_status, settle_garminconnect_login
 from .gear import count_gear
 
 _TRYING_AGAIN = _("We will try again by ourselves; there is nothing you need to do.")
@@ -66,17 +65,25 @@ def get_integrations_status(user_id: int) -> dict[str, dict[str, Any]]:
 
     A user without a row has nothing linked. Times are aware UTC. No secrets.
     """
-    login = get_garminconnect_login(user_id)  # first: it may note on the row how it has ended
-    return describe_integrations(get_integrations_or_default(user_id), login, count_gear(user_id))
+    row, login = get_links(user_id)
+    return describe_integrations(row, login, count_gear(user_id))
 
 
 @database_errors
-def get_integrations_or_default(user_id: int) -> UsersIntegrations:
-    """The user's row, or an unsaved one with nothing linked."""
-    try:
-        return _rows.get_row(user_id)
-    except IntegrationsNotFound:
-        return UsersIntegrations(user_id=user_id)
+def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | None]:
+    """The user's row, or an unsaved one with nothing linked, and a Garmin sign-in under way.
+
+    A sign-in whose time has run out is settled first.
+    """
+    rows = UsersIntegrations.objects.select_related("user__garminconnect_login")
+    row = rows.filter(user_id=user_id).first()
+    if row is None:
+        return UsersIntegrations(user_id=user_id), None
+    login = getattr(row.user, "garminconnect_login", None)
+    if login is not None and login.step_until <= timezone.now():
+        settle_garminconnect_login(user_id)
+        return get_links(user_id)
+    return row, login
 
 
 def describe_integrations(

@@ -24,11 +24,12 @@ from ..exceptions import (
     RateLimited,
     StravaNotLinked,
 )
-from ..models import UsersIntegrations
+from ..models import LinkStatus, UsersIntegrations
 from ..signals import account_linked, account_unlinked
 from ..strava.client import StravaClient, StravaTokens
-from . import _rows
+from . import _rows, _trail
 from ._rows import database_errors
+from ._trail import Event
 
 logger = logging.getLogger("integrations.strava")
 
@@ -85,19 +86,21 @@ def link_strava_account(
     write_link(
         user_integrations.user_id,
         tokens,
+        relinked=user_integrations.strava_status != LinkStatus.NOT_LINKED,
         strava_linked_at=Coalesce("strava_linked_at", timezone.now()),
         **_rows.state_columns(None),
     )
     user_integrations.refresh_from_db()
 
 
-def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> None:
+def write_link(user_id: int, tokens: StravaTokens, *, relinked: bool, **columns: Any) -> None:
     """Write a new link and its health in one statement, then tell host projects."""
     if tokens.athlete is not None:
         columns["strava_athlete_id"] = tokens.athlete.id
     try:
         with transaction.atomic():  # a savepoint where a caller's transaction is open
             _rows.update(user_id, **token_columns(tokens), **columns)
+            _trail.note(user_id, "strava", Event.RELINKED if relinked else Event.LINKED)
     except IntegrityError as exc:
         raise AthleteAlreadyLinked from exc
     _rows.send_after_commit(account_linked, user_id, "strava")
@@ -117,11 +120,18 @@ def token_columns(tokens: StravaTokens) -> dict[str, Any]:
 def unlink_strava_account(user_id: int) -> None:
     """Clear every Strava field, the client and an authorization in progress too; sync off.
 
+    The gear that came from Strava goes with it.
+
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _rows.unlink(
+    _unlink(user_id)
+
+
+def _unlink(user_id: int, code: str = "") -> None:
+    _trail.unlink(
         user_id,
         "strava",
+        code,
         strava_client_id=None,
         strava_client_secret=None,
         strava_token=None,
@@ -156,7 +166,7 @@ def disconnect_strava(user_id: int) -> bool:
         raise StravaNotLinked from None
     linked = row.has_secret("strava_token") or row.has_secret("strava_refresh_token")
     revoked = linked and revoke_row(row)
-    unlink_strava_account(user_id)
+    _unlink(user_id, "" if revoked or not linked else "not_revoked")
     if not linked:
         raise StravaNotLinked
     return revoked

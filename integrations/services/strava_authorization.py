@@ -145,6 +145,7 @@ def complete_strava_authorization(
         strava.write_link(
             user_id,
             tokens,
+            relinked=row.strava_status != LinkStatus.NOT_LINKED,
             strava_scope=",".join(granted),
             strava_site_client_id="" if is_own else client.client_id,
             strava_linked_at=timezone.now(),

@@ -8,9 +8,10 @@ from django.utils import timezone
 
 from ..exceptions import InvalidRefreshToken, RateLimited, StravaNotLinked, StravaRelinkRequired
 from ..models import UsersIntegrations
-from . import strava
+from . import _trail, strava
 from ._rows import database_errors
 from ._single_flight import Refreshed, TokenKeeper
+from ._trail import Event
 
 FRESH_FOR = timedelta(minutes=5)
 
@@ -71,4 +72,6 @@ def refresh_strava_access_token(user_id: int) -> str:
     While more than an hour is left Strava answers with the token there is. Raises what
     get_strava_access_token raises.
     """
-    return _keeper.obtain(user_id, replacing=_keeper.stored(user_id))
+    token = _keeper.obtain(user_id, replacing=_keeper.stored(user_id))
+    _trail.note(user_id, "strava", Event.REFRESHED)
+    return token

@@ -18,12 +18,14 @@ from ..exceptions import (
     ClientRequired,
     IntegrationsError,
     IntegrationsNotFound,
+    ProviderError,
+    SecretUnreadable,
     StravaNotLinked,
     StravaRelinkRequired,
 )
 from ..models import UsersIntegrations
 from ..strava.client import StravaSubscription
-from . import _rows, strava
+from . import _rows, _trail, strava
 from ._rows import database_errors
 from .strava_tokens import refresh_strava_access_token
 
@@ -56,11 +58,13 @@ def take_strava_revocation(event: Any) -> int | None:
         return None
     now = timezone.now()
     rows = UsersIntegrations.objects.filter(strava_athlete_id=athlete_id)
-    if not rows.filter(
+    user_id = rows.values_list("user_id", flat=True).first()
+    # The write last: an event that is not taken has to count when Strava sends it again.
+    if user_id is None or not rows.filter(
         Q(strava_checked_at=None) | Q(strava_checked_at__lt=now - CHECK_AT_MOST_EVERY)
     ).update(strava_checked_at=now):
         return None
-    return rows.values_list("user_id", flat=True).first()
+    return user_id
 
 
 @database_errors
@@ -80,11 +84,14 @@ def confirm_strava_revocation(user_id: int) -> str:
     except StravaNotLinked:
         return "not_linked"
     except StravaRelinkRequired as exc:
-        if exc.__cause__ is not None and getattr(exc.__cause__, "code", "") == "secret_unreadable":
-            return "secret_unreadable"
+        if isinstance(exc.__cause__, SecretUnreadable):
+            return exc.__cause__.code
+        if isinstance(exc.__cause__, ProviderError) and exc.__cause__.provider_status is None:
+            return exc.code  # there was no refresh token to ask with: that is not Strava's word
         # Strava's agreement wants what came from it deleted once access is revoked.
         try:
-            strava.unlink_strava_account(user_id)
+            with _trail.acting_as("provider"):
+                strava.unlink_strava_account(user_id)
         except IntegrationsNotFound:
             return "not_linked"
         return "unlinked"

@@ -1,0 +1,246 @@
+"""Metrics for Prometheus: what was asked of providers, and how links fare. No user in any label.
+
+Nothing is counted, and `prometheus_client` need not be installed, unless the setting PROMETHEUS
+is on. A host project serves `exposition()` from a view of its own.
+
+Each process counts for itself. Where several serve one site (gunicorn's, and the task workers),
+name one empty directory for all of a machine in PROMETHEUS_MULTIPROC_DIR before they start: then
+any of them answers with the sum. Gauges are read from the database, so they are the same
+wherever they are asked for.
+
+Source: https://prometheus.github.io/client_python/multiprocess/
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import cache, wraps
+from typing import TYPE_CHECKING
+
+from django.apps import apps
+from django.conf import settings
+from django.db import Error
+from django.db.models import Case, Count, Min, Q, When
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
+from django.utils import timezone
+
+from .exceptions import (
+    IntegrationsDatabaseError,
+    IntegrationsError,
+    InvalidGrant,
+    ProviderError,
+)
+from .models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Counter
+    from prometheus_client.core import GaugeMetricFamily
+
+logger = logging.getLogger("integrations.metrics")
+
+# What a sweep looks for by default.
+DUE_WITHIN = timedelta(hours=1)
+
+_lock = threading.Lock()
+
+
+# --- Counting -----------------------------------------------------------------------------------
+
+
+def count_refresh(provider: str, outcome: str) -> None:
+    """Count a refresh: "refreshed", "failed", "ended" the link, or was "superseded"."""
+    _count("refreshes", provider, outcome)
+
+
+def count_failure(provider: str, operation: str, code: str) -> None:
+    """Count a failure by its stable code. Operations are few and named in the code."""
+    _count("failures", provider, operation, code)
+
+
+def counts_failures[**P, R](
+    provider: str, operation: str
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Count each IntegrationsError that a service raises as a failure of this operation."""
+
+    def decorate(service: Callable[P, R]) -> Callable[P, R]:
+        @wraps(service)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return service(*args, **kwargs)
+            except IntegrationsError as exc:
+                count_failure(provider, operation, exc.code)
+                raise
+
+        return wrapper
+
+    return decorate
+
+
+def counts_refreshes[**P, R](refresh: Callable[P, R]) -> Callable[P, R]:
+    """Count what comes of a keeper's refresh, which returns None where it was superseded."""
+
+    @wraps(refresh)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        provider: str = args[0].provider  # type: ignore[attr-defined]
+        try:
+            refreshed = refresh(*args, **kwargs)
+        except IntegrationsError as exc:
+            # "Relink required" is what the athlete is told; the cause is what went wrong.
+            cause = exc.__cause__ if isinstance(exc.__cause__, IntegrationsError) else exc
+            if isinstance(cause, InvalidGrant):
+                count_refresh(provider, "ended")
+            elif isinstance(cause, ProviderError) or cause is not exc:
+                count_refresh(provider, "failed")
+            else:  # disconnected meanwhile
+                count_refresh(provider, "superseded")
+                raise
+            count_failure(provider, "refresh", cause.code)
+            raise
+        except Error:  # what the provider has answered could not be stored
+            count_refresh(provider, "failed")
+            count_failure(provider, "refresh", IntegrationsDatabaseError.code)
+            raise
+        count_refresh(provider, "superseded" if refreshed is None else "refreshed")
+        return refreshed
+
+    return wrapper
+
+
+def _count(name: str, *labels: str) -> None:
+    if not getattr(settings, "PROMETHEUS", False):
+        return
+    try:
+        _registry_and_counters()[1][name].labels(*labels).inc()
+    except Exception as exc:
+        # A counter must never cost an athlete a token: a full disk is no reason to lose one.
+        logger.warning(
+            "not counted: %s", type(exc).__name__, extra={"event": "metrics.not_counted"}
+        )
+
+
+@cache
+def _own() -> tuple[CollectorRegistry, dict[str, Counter]]:
+    # Not sooner, because the client looks for PROMETHEUS_MULTIPROC_DIR when it is imported.
+    from prometheus_client import CollectorRegistry, Counter
+
+    registry = CollectorRegistry()
+    return registry, {
+        "refreshes": Counter(
+            "integrations_refreshes",
+            "Refreshes of tokens asked for at providers, by what came of them.",
+            ["provider", "outcome"],
+            registry=registry,
+        ),
+        "failures": Counter(
+            "integrations_failures",
+            "Operations that failed, by the code of the error.",
+            ["provider", "operation", "code"],
+            registry=registry,
+        ),
+    }
+
+
+def _registry_and_counters() -> tuple[CollectorRegistry, dict[str, Counter]]:
+    with _lock:  # or two threads at the very start would count in two registries
+        return _own()
+
+
+# --- Telling ------------------------------------------------------------------------------------
+
+
+def exposition(accept: str = "") -> tuple[bytes, str]:
+    """All metrics in the format that an Accept header asks for, and its content type."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    own, _counters = _registry_and_counters()
+    registry = CollectorRegistry()
+    registry.register(DatabaseCollector())
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(own)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class DatabaseCollector:
+    """Gauges of what stands in the database, at two queries a scrape."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            found = [*_link_gauges(), *_queue_gauges()]
+        except Error as exc:
+            # The counters are wanted most while the database is away.
+            logger.warning(
+                "no gauges: %s", type(exc).__name__, extra={"event": "metrics.database_failed"}
+            )
+            return
+        yield from found
+
+
+def _link_gauges() -> list[GaugeMetricFamily]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    now = timezone.now()
+    states = {
+        (provider, state): Count("pk", filter=conditions[state])
+        for provider, conditions in LINK_CONDITIONS.items()
+        for state in (LinkStatus.LINKED, LinkStatus.RELINK_REQUIRED)
+    }
+    due = Count(
+        "pk",
+        filter=Q(
+            Q(strava_retry_at=None) | Q(strava_retry_at__lte=now),
+            LINK_CONDITIONS["strava"][LinkStatus.LINKED],
+            strava_token_expires_at__lt=now + DUE_WITHIN,
+            strava_refresh_token__isnull=False,
+        ),
+    )
+    counts = UsersIntegrations.objects.aggregate(
+        due=due, **{f"{provider}_{state}": count for (provider, state), count in states.items()}
+    )
+    links = GaugeMetricFamily(
+        "integrations_links", "Links by their state.", labels=["provider", "state"]
+    )
+    for provider, state in states:
+        links.add_metric([provider, state.value], counts[f"{provider}_{state}"])
+    return [
+        links,
+        GaugeMetricFamily(
+            "integrations_due_tokens",
+            "Strava tokens that a sweep would refresh now: they expire within the hour, or have.",
+            value=counts["due"],
+        ),
+    ]
+
+
+def _queue_gauges() -> list[GaugeMetricFamily]:
+    """How far the workers of django_tasks_db are behind. Other backends keep their queue hidden."""
+    if not apps.is_installed("django_tasks_db"):
+        return []
+    from django_tasks_db import DatabaseBackend
+    from django_tasks_db.models import DBTaskResult, get_date_max
+    from prometheus_client.core import GaugeMetricFamily
+
+    if not isinstance(task_backends[DEFAULT_TASK_BACKEND_ALIAS], DatabaseBackend):
+        return []
+    oldest = DBTaskResult.objects.ready().aggregate(
+        since=Min(
+            # The end of time stands for "at once".
+            Case(When(run_after=get_date_max(), then="enqueued_at"), default="run_after")
+        )
+    )["since"]
+    age = (timezone.now() - oldest).total_seconds() if oldest else 0
+    return [
+        GaugeMetricFamily(
+            "integrations_queue_age_seconds",
+            "For how long the oldest task that could run has been waiting for a worker.",
+            value=max(0, age),
+        )
+    ]

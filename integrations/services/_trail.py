@@ -1,0 +1,92 @@
+"""The trail: what happened to links, when, and by whom. Codes, never secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.db import transaction
+from django.utils import timezone
+
+from .. import conf
+from ..models import Gear, LinkEvent
+from . import _rows
+from ._rows import database_errors
+
+Actor = LinkEvent.Actor
+Event = LinkEvent.Event
+
+
+class _Acting(NamedTuple):
+    actor: str
+    user_id: int | None
+
+
+_acting: ContextVar[_Acting] = ContextVar("integrations_acting")
+_SYSTEM = _Acting("system", None)
+
+
+@contextmanager
+def acting_as(actor: str, user_id: int | None = None) -> Iterator[None]:
+    """Say who does what is done within: "athlete", "staff", "provider"; else it is "system"."""
+    token = _acting.set(_Acting(actor, user_id))
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
+def note(
+    user_id: int | None, provider: str, event: str, code: str = "", actor: str | None = None
+) -> None:
+    """Write one line of the trail, within the caller's transaction if there is one."""
+    acting = _acting.get(_SYSTEM)
+    LinkEvent.objects.create(
+        user_id=user_id,
+        provider=provider,
+        event=event,
+        code=code[:64],
+        actor=actor or acting.actor,
+        actor_user_id=acting.user_id if actor is None else None,
+        at=timezone.now(),
+    )
+
+
+def unlink(user_id: int, provider: str, code: str = "", **columns: Any) -> None:
+    """Clear a link, delete the gear that came from it and note it: all or nothing.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    columns |= _rows.healthy_columns(provider)
+    columns |= {
+        f"{provider}_units": "",
+        f"{provider}_synced_at": None,
+        f"{provider}_sync_error": "",
+        f"{provider}_sync_failures": 0,
+        f"{provider}_sync_due_at": None,
+        f"{provider}_syncing_until": None,
+    }
+    with transaction.atomic():
+        _rows.update(user_id, **columns)
+        Gear.objects.filter(user_id=user_id, provider=provider).delete()
+        note(user_id, provider, Event.UNLINKED, code)
+
+
+@database_errors
+def get_link_events(user_id: int, limit: int = 10) -> list[LinkEvent]:
+    """The newest events of one user's links."""
+    return list(LinkEvent.objects.filter(user_id=user_id).order_by("-at", "-pk")[:limit])
+
+
+@database_errors
+def forget_old_link_events() -> int:
+    """Delete what is older than the setting INTEGRATIONS_TRAIL_DAYS; returns how many."""
+    before = timezone.now() - timedelta(days=conf.trail_days())
+    count = 0
+    while ids := list(LinkEvent.objects.filter(at__lt=before).values_list("pk", flat=True)[:1000]):
+        deleted, _ = LinkEvent.objects.filter(pk__in=ids).delete()
+        count += deleted
+    return count

@@ -1,0 +1,46 @@
+"""Everything that is stored about one user's links, secrets left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+from ..fields import EncryptedTextField
+from ..models import GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
+from ._rows import database_errors
+
+# Ours alone: they say nothing of the athlete, or are worth as much as a secret for ten minutes.
+_LEFT_OUT = {"id", "user", "attempt", "strava_state", "strava_lease", "garminconnect_lease"}
+
+
+@database_errors
+def export_integrations(user_id: int) -> dict[str, Any]:
+    """What is stored about a user's links, as JSON-serialisable values (times aware UTC).
+
+    Of secrets it says only whether they are there.
+    """
+    return {
+        "integrations": _export(UsersIntegrations, user_id),
+        "gear": _export(Gear, user_id),
+        "garmin_sign_in": _export(GarminConnectLogin, user_id),
+        "activity": _export(LinkEvent, user_id),
+    }
+
+
+def _export(model: type[models.Model], user_id: int) -> list[dict[str, Any]]:
+    rows = model._default_manager.filter(user_id=user_id).order_by("pk")
+    fields = [each for each in model._meta.concrete_fields if each.name not in _LEFT_OUT]
+    return [
+        {
+            each.name: _presence(row, each.attname)
+            if isinstance(each, EncryptedTextField)
+            else getattr(row, each.attname)
+            for each in fields
+        }
+        for row in rows
+    ]
+
+
+def _presence(row: Any, name: str) -> str:
+    return "stored, encrypted" if row.has_secret(name) else "not stored"
