@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from threading import Lock, Thread
 from typing import Any
@@ -27,26 +28,9 @@ READ_TIMEOUT = 10  # seconds, for the whole body: a byte a second must not hold 
 MAX_BODY = 1024 * 1024  # bytes; the largest honest answer is a few kilobytes
 
 
-class BearerAuth(requests.auth.AuthBase):
-    """`Authorization: Bearer` (RFC 6750, section 2.1).
-
-    As an auth object rather than a header, because requests lets a ~/.netrc entry replace a
-    header that was merely set.
-    """
-
-    def __init__(self, token: str) -> None:
-        self.token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self.token}"
-        return request
-
-
-class NoAuth(requests.auth.AuthBase):
-    """Nothing: keeps requests from adding credentials that it finds in ~/.netrc."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
+def bearer(token: str) -> dict[str, str]:
+    """`Authorization: Bearer` (RFC 6750, section 2.1)."""
+    return {"Authorization": f"Bearer {token}"}
 
 
 class _Watchdog:
@@ -132,12 +116,25 @@ def _get_session() -> requests.Session:
     with _session_lock:
         if _session is None:
             session = requests.Session()
+            # Not the environment at each request: that would let a ~/.netrc entry replace our
+            # Authorization header, and look through all variables twice. What of it operators
+            # rely on, a proxy and a CA bundle, is taken once.
+            session.trust_env = False
+            session.verify = (
+                os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+            )
             # One athlete's cookies must not travel with the next athlete's request.
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             for scheme in ("https://", "http://"):
                 session.mount(scheme, _Adapter(pool_maxsize=64, max_retries=0))
             _session = session
         return _session
+
+
+@lru_cache(maxsize=16)
+def _proxies(origin: str) -> dict[str, str]:
+    """The proxy that the environment names for an origin, NO_PROXY considered."""
+    return requests.utils.get_environ_proxies(origin)
 
 
 class ProviderClient:
@@ -151,6 +148,7 @@ class ProviderClient:
         url: str,
         *,
         auth: requests.auth.AuthBase | None = None,
+        headers: dict[str, str] | None = None,
         data: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
     ) -> tuple[requests.Response, bytes]:
@@ -166,7 +164,9 @@ class ProviderClient:
             with _get_session().request(
                 method,
                 url,
-                auth=auth or NoAuth(),
+                auth=auth,
+                headers=headers,
+                proxies=_proxies(url[: url.index("/", 8)]),
                 data=data,
                 params=params,
                 timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),

@@ -10,6 +10,7 @@ from django.tasks import Task, task
 
 from . import services
 from .exceptions import IntegrationsError, TaskQueueUnavailable
+from .metrics import count_failure
 
 logger = logging.getLogger("integrations.tasks")
 
@@ -22,7 +23,9 @@ def enqueue(work: Task, *args: Any) -> None:
     try:
         work.enqueue(*args)
     except Exception as exc:  # each backend has errors of its own
-        logger.error("task %s was not taken: %s", work.name, type(exc).__name__)
+        event = {"event": "tasks.not_taken"}
+        logger.error("task %s was not taken: %s", work.name, type(exc).__name__, extra=event)
+        count_failure("", "enqueue", TaskQueueUnavailable.code)
         raise TaskQueueUnavailable from exc
 
 

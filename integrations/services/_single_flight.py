@@ -35,6 +35,7 @@ from ..exceptions import (
     SecretUnreadable,
     error_by_code,
 )
+from ..metrics import counts_refreshes
 from ..models import LinkStatus, UsersIntegrations
 from ..signals import relink_required
 from . import _rows, _trail
@@ -150,7 +151,8 @@ class TokenKeeper[Token](ABC):
             )
         ):
             return False
-        logger.warning("%s link of user %s has ended", self.provider, row.user_id)
+        event = {"event": f"{self.provider}.link_ended", "user_id": row.user_id}
+        logger.warning("%s link of user %s has ended", self.provider, row.user_id, extra=event)
         code = self.relink_required.code
         _trail.note(row.user_id, self.provider, Event.RELINK_REQUIRED, code, Actor.PROVIDER)
         _rows.send_after_commit(relink_required, row.user_id, self.provider)
@@ -178,7 +180,12 @@ class TokenKeeper[Token](ABC):
         except SecretUnreadable as exc:
             # Not written to the row: a wrong key is the operator's to put right, and then the
             # link works again.
-            logger.error("no key opens the %s tokens of user %s", self.provider, row.user_id)
+            logger.error(
+                "no key opens the %s tokens of user %s",
+                self.provider,
+                row.user_id,
+                extra={"event": f"{self.provider}.tokens_unreadable", "user_id": row.user_id},
+            )
             raise self.relink_required from exc
 
     def _stored_error(self, row: UsersIntegrations) -> ProviderError:
@@ -209,6 +216,7 @@ class TokenKeeper[Token](ABC):
             **self._columns(lease=None, lease_until=None, **columns)
         )
 
+    @counts_refreshes
     def refresh_leased(self, row: UsersIntegrations, lease: uuid.UUID) -> Refreshed[Token] | None:
         """Ask the provider and write its answer; None if the row has to be read again."""
         settled = False

@@ -34,6 +34,7 @@ from ..exceptions import (
 )
 from ..garminconnect import client
 from ..garminconnect.client import MfaRequired, Session
+from ..metrics import count_failure
 from ..models import GarminConnectAttempt, GarminConnectLogin, LinkStatus
 from ..signals import account_linked
 from . import _rows, _trail
@@ -172,6 +173,7 @@ def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
         ):
             return "superseded"
         _rows.update(user_id, garminconnect_error=outcome.code)
+    count_failure("garminconnect", "sign_in", outcome.code)
     return outcome.code
 
 
@@ -208,6 +210,7 @@ def settle_garminconnect_login(user_id: int) -> None:
         if settled:
             _rows.update(user_id, garminconnect_error=code)
             _trail.note(user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.SYSTEM)
+            count_failure("garminconnect", "sign_in", code)
 
 
 @database_errors
@@ -273,7 +276,8 @@ def _ask_garmin[Answer](
         return LoginInterrupted()
     except Exception as exc:
         # The type alone: the library's messages may hold what it was given.
-        logger.error("garminconnect failed with %s", type(exc).__name__)
+        event = {"event": "garminconnect.sign_in_crashed"}
+        logger.error("garminconnect failed with %s", type(exc).__name__, extra=event)
         return GarminConnectUnavailable()
 
 
@@ -287,7 +291,8 @@ def _heartbeat(login: GarminConnectLogin) -> Iterator[None]:
             while not stop.wait(HEARTBEAT):
                 _mine(login).update(step_until=timezone.now() + ALIVE)
         except Exception as exc:  # the sign-in itself goes on; at worst it will count as dead
-            logger.warning("heartbeat failed: %s", type(exc).__name__)
+            event = {"event": "garminconnect.heartbeat_failed"}
+            logger.warning("heartbeat failed: %s", type(exc).__name__, extra=event)
         finally:
             connections[router.db_for_write(GarminConnectLogin)].close()
 
@@ -333,6 +338,7 @@ def _end(login: GarminConnectLogin, code: str) -> str:
             return "superseded"
         _rows.update(login.user_id, garminconnect_error=code)
         _trail.note(login.user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.ATHLETE)
+    count_failure("garminconnect", "sign_in", code)
     return code
 
 

@@ -32,6 +32,7 @@ from ..exceptions import (
 )
 from ..garminconnect import client as garminconnect_client
 from ..gear import BIKE, SHOES, GearItem, clean_text
+from ..metrics import count_failure
 from ..models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
 from ..signals import gear_synced
 from ..strava.client import StravaClient, StravaGear
@@ -122,9 +123,9 @@ def request_gear_sync(user_id: int, provider: str) -> None:
     _KEEPERS[provider].linked_row(user_id)
     now = timezone.now()
     free = Q(**{f"{provider}_syncing_until": None}) | Q(**{f"{provider}_syncing_until__lt": now})
-    if not UsersIntegrations.objects.filter(free, user_id=user_id).update(
-        **{f"{provider}_syncing_until": now + SYNCING_FOR}
-    ):
+    # The last error goes with it: a page that polls has to notice the same one again.
+    columns = {f"{provider}_syncing_until": now + SYNCING_FOR, f"{provider}_sync_error": ""}
+    if not UsersIntegrations.objects.filter(free, user_id=user_id).update(**columns):
         raise SyncInProgress
 
 
@@ -284,7 +285,8 @@ def _with_details(item: GearItem, gear: Gear | None, fetched: _Fetched) -> GearI
         return fetched.details(item)
     except ProviderError as exc:
         # They are missing until the next synchronisation, which asks again.
-        logger.info("no details of gear: %s", exc.code)
+        event = {"event": "strava.gear_details_missing"}
+        logger.info("no details of gear: %s", exc.code, extra=event)
         if gear is None:
             return item
         return replace(item, brand=gear.brand, model=gear.model)
@@ -328,6 +330,7 @@ def _note_failure(row: UsersIntegrations, provider: str, exc: IntegrationsError)
         **{f"{provider}_{name}": value for name, value in columns.items()}
     )
     _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
+    count_failure(provider, "gear_sync", exc.code)
 
 
 # --- Providers ----------------------------------------------------------------------------------

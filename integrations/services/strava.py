@@ -24,6 +24,7 @@ from ..exceptions import (
     RateLimited,
     StravaNotLinked,
 )
+from ..metrics import count_failure
 from ..models import LinkStatus, UsersIntegrations
 from ..signals import account_linked, account_unlinked
 from ..strava.client import StravaClient, StravaTokens
@@ -181,7 +182,12 @@ def revoke_row(row: UsersIntegrations) -> bool:
             return revoke_quietly(client, row.strava_refresh_token)
         return revoke_quietly(client, row.strava_token, "access_token")
     except IntegrationsError as exc:  # no client any more, or a key was lost
-        logger.warning("strava link of user %s cannot be revoked: %s", row.user_id, exc.code)
+        logger.warning(
+            "strava link of user %s cannot be revoked: %s",
+            row.user_id,
+            exc.code,
+            extra={"event": "strava.not_revocable", "user_id": row.user_id},
+        )
         return False
 
 
@@ -193,7 +199,8 @@ def revoke_quietly(
     """Revoke where a failure must not stop the caller; says whether Strava confirmed."""
     try:
         client.revoke(token, hint)
-    except IntegrationsError:
+    except IntegrationsError as exc:
+        count_failure("strava", "revoke", exc.code)
         return False
     return True
 

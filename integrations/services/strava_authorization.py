@@ -20,6 +20,7 @@ from ..exceptions import (
     InvalidState,
     ProviderUnavailable,
 )
+from ..metrics import counts_failures
 from ..models import LinkStatus, UsersIntegrations
 from ..strava.client import StravaClient
 from . import _rows, strava
@@ -93,6 +94,7 @@ def begin_strava_authorization(
     )
 
 
+@counts_failures("strava", "authorize")
 @database_errors
 def complete_strava_authorization(
     user_id: int,

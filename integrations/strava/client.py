@@ -29,7 +29,7 @@ from ..exceptions import (
     ScopeMissing,
     TokenRejected,
 )
-from ..http import BearerAuth, ProviderClient
+from ..http import ProviderClient, bearer
 
 # RFC 6749, appendix A.12: tokens are visible ASCII. Anything else is not a token.
 Token = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,2048}$", strict=True)]
@@ -198,7 +198,7 @@ class StravaClient(ProviderClient):
         Raises TokenRejected, ScopeMissing, and the errors of `error_for`.
         """
         url = f"{conf.strava_api_url()}/athlete"
-        return self._parse(StravaProfile, self._request("GET", url, auth=BearerAuth(access_token)))
+        return self._parse(StravaProfile, self._request("GET", url, headers=bearer(access_token)))
 
     def get_gear(self, access_token: str, gear_id: str) -> StravaGearDetails:
         """Brand and model of one piece of gear.
@@ -206,7 +206,7 @@ class StravaClient(ProviderClient):
         Raises GearNotFound, TokenRejected, ScopeMissing, and the errors of `error_for`.
         """
         url = f"{conf.strava_api_url()}/gear/{quote(gear_id, safe='')}"
-        answer = self._request("GET", url, auth=BearerAuth(access_token))
+        answer = self._request("GET", url, headers=bearer(access_token))
         return self._parse(StravaGearDetails, answer)
 
     def create_subscription(self, callback_url: str, verify_token: str) -> int:

@@ -88,9 +88,8 @@ function hasMovedOn({ status, syncedAt, gear, error, syncing }, now) {
     (now.error?.code ?? "") !== error ||
     // The page has microseconds, the answer milliseconds.
     Math.abs((Date.parse(now.last_synced_at) || 0) - (Date.parse(syncedAt) || 0)) > 1 ||
-    // A synchronisation that fails as the one before it did changes none of these. After a minute
-    // the site counts it as ended.
-    (syncing !== undefined && (now.syncing === false || performance.now() > 62_000))
+    // Without a worker nothing of it changes. After a minute the site counts it as ended.
+    (syncing !== undefined && performance.now() > 62_000)
   );
 }
 
