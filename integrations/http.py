@@ -90,10 +90,37 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
-class _Adapter(HTTPAdapter):
+class TooLong(requests.RequestException):
+    """An answer of more than MAX_BODY bytes."""
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """Bounds a whole answer, in time and in size, where requests bounds each read of it."""
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def send(  # type: ignore[override]
+        self, request: requests.PreparedRequest, stream: bool = False, **kwargs: Any
+    ) -> requests.Response:
+        deadline = time.monotonic() + CONNECT_TIMEOUT + READ_TIMEOUT
+        response = super().send(request, stream=True, **kwargs)
+        body = b""
+        try:
+            # read1, because iter_content gives a slow body back only when it is whole.
+            while chunk := response.raw.read1(8192, decode_content=True):
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise TooLong
+                if time.monotonic() > deadline:
+                    raise requests.ReadTimeout
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            response.raw.close()
+            raise exc if isinstance(exc, OSError) else requests.ConnectionError(exc) from exc
+        response._content = body
+        response._content_consumed = True  # type: ignore[attr-defined]
+        return response
 
 
 _watchdog = _Watchdog()
@@ -126,7 +153,7 @@ def _get_session() -> requests.Session:
             # One athlete's cookies must not travel with the next athlete's request.
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             for scheme in ("https://", "http://"):
-                session.mount(scheme, _Adapter(pool_maxsize=64, max_retries=0))
+                session.mount(scheme, DeadlineAdapter(pool_maxsize=64, max_retries=0))
             _session = session
         return _session
 
@@ -151,17 +178,16 @@ class ProviderClient:
         headers: dict[str, str] | None = None,
         data: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
-    ) -> tuple[requests.Response, bytes]:
+    ) -> requests.Response:
         """Ask once, never twice: a repeated refresh would present a token already spent.
 
         Redirects are not followed, because they would carry credentials to another host.
 
         Raises ProviderUnavailable if no whole answer came in time, and what `error_for` makes
-        of a status of 400 or more.
+        of a status of 300 or more.
         """
-        deadline = time.monotonic() + CONNECT_TIMEOUT + READ_TIMEOUT
         try:
-            with _get_session().request(
+            response = _get_session().request(
                 method,
                 url,
                 auth=auth,
@@ -171,36 +197,28 @@ class ProviderClient:
                 params=params,
                 timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
                 allow_redirects=False,
-                stream=True,
-            ) as response:
-                body = b""
-                # read1, because iter_content gives a slow body back only when it is whole.
-                while chunk := response.raw.read1(8192, decode_content=True):
-                    body += chunk
-                    if len(body) > MAX_BODY:
-                        raise InvalidProviderReply(provider_status=response.status_code)
-                    if time.monotonic() > deadline:
-                        raise ProviderUnavailable(provider_status=response.status_code)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
+            )
+        except TooLong as exc:
+            raise InvalidProviderReply from exc
+        except (requests.RequestException, OSError) as exc:
             logger.warning("%s %s: %s", self.provider, method, type(exc).__name__)
             raise ProviderUnavailable from exc
         if response.status_code >= 300:
-            error = self.error_for(response, body)
+            error = self.error_for(response)
             logger.warning("%s answered %s: %s", self.provider, response.status_code, error.code)
             raise error
-        return response, body
+        return response
 
-    def error_for(self, response: requests.Response, body: bytes) -> ProviderError:
+    def error_for(self, response: requests.Response) -> ProviderError:
         """The error that an answer with a status of 300 or more stands for."""
         if response.status_code >= 500:
             return ProviderUnavailable(provider_status=response.status_code)
         return InvalidProviderReply(provider_status=response.status_code)
 
-    def _parse[Reply: BaseModel](self, model: type[Reply], answer: tuple[Any, bytes]) -> Reply:
+    def _parse[Reply: BaseModel](self, model: type[Reply], response: requests.Response) -> Reply:
         """Trust nothing: wrong types, missing fields and HTML are one InvalidProviderReply."""
-        response, body = answer
         try:
-            return model.model_validate_json(body)
+            return model.model_validate_json(response.content)
         except ValidationError:
             logger.warning("%s gave an unusable %s", self.provider, model.__name__)
             # `from None`: the validation error carries the body, tokens and all.

@@ -3,7 +3,7 @@ from django.contrib.auth import views as auth_views
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from . import views
+from . import health, views
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="integrations:settings")),
@@ -15,5 +15,6 @@ urlpatterns = [
     ),
     path("accounts/logout/", auth_views.LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
-    path("healthz/", views.healthz, name="healthz"),
+    path("healthz/", health.HealthView.as_view(), name="healthz"),
+    path("metrics", views.prometheus, name="metrics"),
 ]

@@ -1,23 +1,30 @@
 from __future__ import annotations
 
-from django.db import DatabaseError, connection
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from integrations import metrics
+
 
 @never_cache
 @require_safe
-def healthz(request: HttpRequest) -> HttpResponse:
-    """200 where the database answers, 503 where it does not."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseError:
-        return JsonResponse({"status": "unavailable"}, status=503)
-    return JsonResponse({"status": "ok"})
+def prometheus(request: HttpRequest) -> HttpResponse:
+    """The metrics, where PROMETHEUS is on, for whoever knows PROMETHEUS_TOKEN if that is set."""
+    if not settings.PROMETHEUS:
+        raise Http404
+    if settings.PROMETHEUS_TOKEN:
+        scheme, _space, token = request.headers.get("Authorization", "").partition(" ")
+        known = constant_time_compare(token.strip(), settings.PROMETHEUS_TOKEN)
+        if scheme.lower() != "bearer" or not known:
+            # RFC 6750, section 3
+            return HttpResponse(status=401, headers={"WWW-Authenticate": "Bearer"})
+    body, content_type = metrics.exposition(request.headers.get("Accept", ""))
+    return HttpResponse(body, content_type=content_type)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

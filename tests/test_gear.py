@@ -262,14 +262,14 @@ def test_one_that_dies_midway_leaves_whole_gear(alice, linked, strava):
 
 
 def test_a_disconnect_meanwhile_wins(alice, linked, strava, monkeypatch):
-    fetch = services.gear._fetch_from_strava
+    fetch = services.gear.fetch_from_strava
 
     def meanwhile(row):
         fetched = fetch(row)
         services.disconnect_strava(alice.pk)
         return fetched
 
-    monkeypatch.setattr(services.gear, "_fetch_from_strava", meanwhile)
+    monkeypatch.setattr(services.gear, "fetch_from_strava", meanwhile)
     with pytest.raises(StravaNotLinked):
         sync(alice.pk)
     assert not Gear.objects.exists()

@@ -134,8 +134,8 @@ def test_a_crash_page_shows_no_secret(alice, strava, alice_client, settings, mon
         reporter = ExceptionReporter(request, *sys.exc_info(), is_email=True)
         mails.append(reporter.get_traceback_text() + reporter.get_traceback_html())
 
-    def crash(self, model, answer):
-        secret = answer[1]  # noqa: F841
+    def crash(self, model, response):
+        secret = response.content  # noqa: F841
         raise RuntimeError("crashed")
 
     monkeypatch.setattr(StravaClient, "_parse", crash)

@@ -7,25 +7,15 @@ Source: https://github.com/cyberjunky/python-garminconnect
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import (
     AccountLocked,
@@ -41,7 +31,7 @@ from ..exceptions import (
     InvalidSession,
     LoginExpired,
 )
-from ..gear import BIKE, OTHER, SHOES, GearItem, clean_text
+from ..http import DeadlineAdapter
 
 if TYPE_CHECKING:
     from garminconnect import Garmin
@@ -80,11 +70,11 @@ def token_expiry(tokens: dict[str, Any] | None) -> datetime | None:
         payload = str((tokens or {})["di_token"]).split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return datetime.fromtimestamp(int(claims["exp"]), tz=UTC)
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError, binascii.Error):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError, RecursionError):
         return None
 
 
-def _library() -> ModuleType:
+def library() -> ModuleType:
     import garminconnect
 
     # The library takes a session from this variable before it looks at a password, and would
@@ -100,14 +90,14 @@ def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
     ways in. Raises InvalidCredentials, AccountLocked, CaptchaRequired, or an error that says
     that Garmin would not or could not look at the password.
     """
-    library = _library()
-    garmin = library.Garmin(email=email, password=password, is_cn=is_cn, return_on_mfa=True)
+    garminconnect = library()
+    garmin = garminconnect.Garmin(email=email, password=password, is_cn=is_cn, return_on_mfa=True)
     verdicts: list[Exception] = []
-    _send_password_once(library, garmin, verdicts)
+    _send_password_once(garminconnect, garmin, verdicts)
     try:
         outcome, client_state = garmin.login()
     except Exception as exc:
-        raise _translate_sign_in(library, verdicts[0] if verdicts else exc) from None
+        raise _translate_sign_in(garminconnect, verdicts[0] if verdicts else exc) from None
     finally:
         garmin.password = None
     if outcome == "needs_mfa":
@@ -121,14 +111,14 @@ def answer_mfa(client_state: dict[str, Any], code: str, is_cn: bool) -> Session:
     Raises InvalidMfaCode, after which another code may be tried, LoginExpired if the sign-in is
     over, or an error that says that Garmin could not look at the code.
     """
-    library = _library()
-    garmin = library.Garmin(is_cn=is_cn, return_on_mfa=True)
+    garminconnect = library()
+    garmin = garminconnect.Garmin(is_cn=is_cn, return_on_mfa=True)
     try:
         garmin.resume_login(client_state, code)
     except Exception as exc:
         # The library loads the profile last, and calls it a failed sign-in if that fails.
         if not getattr(getattr(garmin, "client", None), "di_token", None):
-            raise _translate_mfa(library, exc) from None
+            raise _translate_mfa(garminconnect, exc) from None
     return _session(garmin, is_cn)
 
 
@@ -138,8 +128,8 @@ def refresh(session: Session) -> Session:
     Raises InvalidSession if Garmin no longer accepts it, or an error that says that asking
     again later may help.
     """
-    library = _library()
-    client = library.Garmin(is_cn=session.is_cn).client
+    garminconnect = library()
+    client = garminconnect.Garmin(is_cn=session.is_cn).client
     client.loads(json.dumps(session.tokens))
     # `_refresh_session` swallows its errors, and this tells in text alone what they were.
     answers: list[Any] = []
@@ -163,10 +153,12 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     Where the library would refresh by itself, it calls `renew` with the session it has, and
     goes on with the one that it gets: so a refresh token is never spent by two.
     """
-    library = _library()
-    garmin = library.Garmin(is_cn=session.is_cn)
+    garminconnect = library()
+    garmin = garminconnect.Garmin(is_cn=session.is_cn)
     client = garmin.client
     client.loads(json.dumps(session.tokens))
+    for scheme in ("https://", "http://"):  # the library bounds single reads only
+        client._api_session.mount(scheme, DeadlineAdapter(pool_maxsize=20))
 
     def refresh_session() -> None:
         with client._token_lock:
@@ -175,103 +167,13 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
                 client.loads(json.dumps(renew(current).tokens))
             except GarminConnectRelinkRequired as exc:
                 # The error that the library's users know for it.
-                raise library.GarminConnectAuthenticationError(str(exc)) from exc
+                raise garminconnect.GarminConnectAuthenticationError(str(exc)) from exc
 
     client._refresh_session = refresh_session
     return garmin
 
 
-class _GarminGear(BaseModel):
-    """Gear in the newer shape, or the older one: `uuid` with dashes or without."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    uuid: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{1,64}$")]
-    kind: str = Field("", validation_alias=AliasChoices("gearType", "gearTypeName"))
-    name: str | None = Field(None, validation_alias=AliasChoices("name", "displayName"))
-    brand: str | None = Field(None, validation_alias=AliasChoices("brand", "gearMakeName"))
-    model: str | None = Field(None, validation_alias=AliasChoices("model", "gearModelName"))
-    status: str = Field(
-        "active", validation_alias=AliasChoices("gearStatus", "status", "gearStatusName")
-    )
-    distance: float | None = Field(
-        None, validation_alias="distanceUsedMeters", ge=0, le=1e12, allow_inf_nan=False
-    )
-
-    def item(self) -> GearItem:
-        kinds = {"bike": BIKE, "shoes": SHOES}
-        return GearItem(
-            provider_gear_id=self.uuid.replace("-", "").lower(),
-            kind=kinds.get(self.kind.lower(), OTHER),
-            name=clean_text(self.name),
-            distance=round(self.distance or 0),
-            retired=self.status.lower() == "retired",
-            brand=clean_text(self.brand),
-            model=clean_text(self.model),
-        )
-
-
-_PAGE = 20  # the default of Garmin's own page; a larger one might be cut short unseen
-_MAX_GEAR = 2000
-
-
-def fetch_gear(garmin: Garmin) -> list[GearItem]:
-    """All gear of a signed-in athlete, retired gear too.
-
-    Raises InvalidSession if Garmin does not accept the session, renewed or not, or an error
-    that says that asking again later may help.
-    """
-    library = _library()
-    garmin.retry_attempts = 0  # whoever asks has retries of their own
-    try:
-        try:
-            found = _pages(garmin)
-        except library.GarminConnectNotFoundError:
-            # The older endpoint, by the profile's number.
-            found = list(garmin.get_gear(str(garmin.get_user_profile()["id"])))
-        items = [_GarminGear.model_validate(each) for each in found]
-        return [
-            replace(item.item(), distance=_distance(garmin, item))
-            if item.distance is None
-            else item.item()
-            for item in items
-        ]
-    except IntegrationsError:
-        raise
-    except ValidationError:
-        raise GarminConnectInvalidReply from None
-    except Exception as exc:
-        raise _translate_use(library, exc) from None
-
-
-def fetch_units(garmin: Garmin) -> str:
-    """How the athlete wants distances: "metric" or "imperial"; "" where that cannot be told."""
-    try:
-        system = garmin.get_user_profile()["userData"]["measurementSystem"]
-    except Exception:
-        return ""
-    return "metric" if system == "metric" else "imperial"
-
-
-def _pages(garmin: Garmin) -> list[Any]:
-    found: list[Any] = []
-    while True:
-        page = garmin.get_gear_list(len(found), _PAGE)
-        if not isinstance(page, list):
-            raise GarminConnectInvalidReply
-        found += page
-        if len(page) < _PAGE or len(found) >= _MAX_GEAR:
-            return found
-
-
-def _distance(garmin: Garmin, gear: _GarminGear) -> int:
-    """Metres out of the statistics, which know no dashes; 0 where there are none."""
-    stats = garmin.get_gear_stats(gear.uuid.replace("-", "")) or {}
-    distance = stats.get("totalDistance")
-    return round(distance) if isinstance(distance, int | float) and 0 <= distance <= 1e12 else 0
-
-
-def _translate_use(library: ModuleType, exc: Exception) -> GarminConnectError:
+def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:
     """What an error of the library's means while a session is used."""
     cause: BaseException | None = exc
     while cause is not None:  # ours, out of `renew`, wrapped by the library
@@ -280,12 +182,12 @@ def _translate_use(library: ModuleType, exc: Exception) -> GarminConnectError:
         if isinstance(cause, GarminConnectRelinkRequired):
             return InvalidSession()
         cause = cause.__cause__
-    if isinstance(exc, library.GarminConnectTooManyRequestsError):
+    if isinstance(exc, garminconnect.GarminConnectTooManyRequestsError):
         error: GarminConnectError = GarminConnectRateLimited(provider_status=429, retry_after=3600)
-    elif isinstance(exc, library.GarminConnectAuthenticationError):
-        # A 401 that a renewed session did not cure.
-        error = InvalidSession(provider_status=401)
-    elif isinstance(exc, library.GarminConnectConnectionError):
+    elif isinstance(exc, garminconnect.GarminConnectAuthenticationError):
+        # A 401 although the token endpoint has just renewed the session: so it is not dead.
+        error = GarminConnectInvalidReply(provider_status=401)
+    elif isinstance(exc, garminconnect.GarminConnectConnectionError):
         error = GarminConnectUnavailable()
     else:
         error = GarminConnectInvalidReply()
@@ -293,7 +195,7 @@ def _translate_use(library: ModuleType, exc: Exception) -> GarminConnectError:
     return error
 
 
-def _send_password_once(library: ModuleType, garmin: Any, verdicts: list[Exception]) -> None:
+def _send_password_once(garminconnect: ModuleType, garmin: Any, verdicts: list[Exception]) -> None:
     """Keep the library from sending a password again that Garmin's sign-in has answered.
 
     It tries several ways in, one after the other, and goes on after "locked", "captcha" and
@@ -307,31 +209,37 @@ def _send_password_once(library: ModuleType, garmin: Any, verdicts: list[Excepti
         return
     client.skip_strategies = set(_SKIPPED_WAYS)
 
-    def post_once(*args: Any, **kwargs: Any) -> Any:
+    def post_once(session: Any, *args: Any, **kwargs: Any) -> Any:
+        options = getattr(session, "curl_options", None)
+        if options is not None:
+            # On a connection that was used before, libcurl itself sends a request again.
+            from curl_cffi import CurlOpt
+
+            options[CurlOpt.FRESH_CONNECT] = 1
         try:
-            return post(*args, **kwargs)
-        except (library.GarminConnectAuthenticationError, library.client._MFARequired):
+            return post(session, *args, **kwargs)
+        except (garminconnect.GarminConnectAuthenticationError, garminconnect.client._MFARequired):
             raise
         except Exception as exc:
             if "HTTP 403" in str(exc):
                 raise
             verdicts.append(exc)
             # The one error after which the library tries no other way.
-            raise library.GarminConnectAuthenticationError("stopped") from exc
+            raise garminconnect.GarminConnectAuthenticationError("stopped") from exc
 
     client._post_credentials = post_once
 
 
-def _translate_sign_in(library: ModuleType, exc: Exception) -> GarminConnectError:
+def _translate_sign_in(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:
     # The library tells these apart in its messages alone.
     text = str(exc).lower()
     if _LOCKED.search(text):
         error: GarminConnectError = AccountLocked()
     elif "captcha" in text:
         error = CaptchaRequired()
-    elif isinstance(exc, library.GarminConnectTooManyRequestsError):
+    elif isinstance(exc, garminconnect.GarminConnectTooManyRequestsError):
         error = GarminConnectRateLimited(provider_status=429, retry_after=3600)
-    elif isinstance(exc, library.GarminConnectAuthenticationError):
+    elif isinstance(exc, garminconnect.GarminConnectAuthenticationError):
         error = InvalidCredentials()
     else:
         error = GarminConnectUnavailable()
@@ -339,15 +247,15 @@ def _translate_sign_in(library: ModuleType, exc: Exception) -> GarminConnectErro
     return error
 
 
-def _translate_mfa(library: ModuleType, exc: Exception) -> GarminConnectError:
+def _translate_mfa(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:
     text = str(exc).lower()
-    if isinstance(exc, library.GarminConnectTooManyRequestsError):
+    if isinstance(exc, garminconnect.GarminConnectTooManyRequestsError):
         error: GarminConnectError = GarminConnectRateLimited(provider_status=429, retry_after=3600)
-    elif not isinstance(exc, library.GarminConnectAuthenticationError):
+    elif not isinstance(exc, garminconnect.GarminConnectAuthenticationError):
         error = GarminConnectUnavailable()
     elif "expired" in text or "client_state" in text:
         error = LoginExpired()
-    elif "connection error" in text or "non-json" in text:
+    elif any(each in text for each in ("connection error", "non-json", ": unknown")):
         error = GarminConnectUnavailable()
     else:
         error = InvalidMfaCode()

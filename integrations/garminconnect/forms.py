@@ -5,11 +5,21 @@ from django.core.validators import RegexValidator
 from django.utils.translation import gettext_lazy as _
 
 
+def _encodable(value: str) -> None:
+    """Refuse half of a surrogate pair, which some charsets smuggle in."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise forms.ValidationError(_("This cannot be a password.")) from None
+
+
 class GarminConnectLoginForm(forms.Form):
     """The athlete's Garmin login. The password is taken to the letter, spaces too."""
 
     email = forms.EmailField(label=_("Garmin e-mail address"), max_length=254)
-    password = forms.CharField(label=_("Garmin password"), max_length=256, strip=False)
+    password = forms.CharField(
+        label=_("Garmin password"), max_length=256, strip=False, validators=[_encodable]
+    )
     is_cn = forms.BooleanField(label=_("My account is at Garmin China (garmin.cn)"), required=False)
 
 

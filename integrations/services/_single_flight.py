@@ -266,10 +266,8 @@ class TokenKeeper[Token](ABC):
         give_up = time.monotonic() + STORE_FOR
         while True:
             try:
-                if (
-                    self._rows(row.user_id)
-                    .filter(**{self.guard: replaced})
-                    .update(**refreshed.columns)
+                if _rows.update_where(
+                    {"user": row.user_id, self.guard: replaced}, refreshed.columns
                 ):
                     return refreshed
                 current = self._rows(row.user_id).first()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -19,29 +19,19 @@ from django.db.models import Count, F, Q
 from django.utils import timezone
 
 from ..exceptions import (
-    GarminConnectRelinkRequired,
     IntegrationsError,
-    InvalidProviderReply,
-    InvalidSession,
     ProviderError,
-    ProviderUnavailable,
     RateLimited,
-    ScopeMissing,
     SyncInProgress,
-    TokenRejected,
 )
-from ..garminconnect import client as garminconnect_client
-from ..gear import BIKE, SHOES, GearItem, clean_text
+from ..gear import GearItem
 from ..metrics import count_failure
 from ..models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
 from ..signals import gear_synced
-from ..strava.client import StravaClient, StravaGear
 from . import _rows, _trail, strava
+from ._gear_sources import KEEPERS, Fetched, fetch_from_garminconnect, fetch_from_strava
 from ._rows import database_errors
-from ._single_flight import TokenKeeper
 from ._trail import Event
-from .garminconnect import GarminConnectTokenKeeper, get_garminconnect_client
-from .strava_tokens import StravaTokenKeeper
 
 logger = logging.getLogger("integrations.gear")
 
@@ -52,10 +42,6 @@ MAX_BACKOFF = timedelta(days=1)
 # How long the page counts a synchronisation as under way that nobody has ended.
 SYNCING_FOR = timedelta(minutes=1)
 
-_KEEPERS: dict[str, TokenKeeper[Any]] = {
-    "strava": StravaTokenKeeper(),
-    "garminconnect": GarminConnectTokenKeeper(),
-}
 _COMPARED = ("kind", "name", "brand", "model", "distance", "primary", "retired", "last_seen_at")
 
 
@@ -67,14 +53,6 @@ class GearCounts(NamedTuple):
     retired: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Fetched:
-    items: list[GearItem]
-    units: str
-    # Brand and model of gear that is new or renamed, where they cost a request each.
-    details: Callable[[GearItem], GearItem] = lambda item: item
-
-
 @database_errors
 def sync_strava_gear(user_id: int) -> GearCounts:
     """Synchronise one user's gear with Strava now: one request, and one for each new gear.
@@ -82,7 +60,7 @@ def sync_strava_gear(user_id: int) -> GearCounts:
     Raises StravaNotLinked, StravaRelinkRequired, ScopeMissing without profile:read_all, or a
     ProviderError; then no gear has changed.
     """
-    return _sync(user_id, "strava", _fetch_from_strava)
+    return _sync(user_id, "strava", fetch_from_strava)
 
 
 @database_errors
@@ -92,7 +70,7 @@ def sync_garminconnect_gear(user_id: int) -> GearCounts:
     Raises GarminConnectNotLinked, GarminConnectRelinkRequired, or a GarminConnectError; then no
     gear has changed.
     """
-    return _sync(user_id, "garminconnect", _fetch_from_garminconnect)
+    return _sync(user_id, "garminconnect", fetch_from_garminconnect)
 
 
 @database_errors
@@ -120,7 +98,7 @@ def request_gear_sync(user_id: int, provider: str) -> None:
 
     Raises SyncInProgress if one is under way, or that the provider is not linked.
     """
-    _KEEPERS[provider].linked_row(user_id)
+    KEEPERS[provider].linked_row(user_id)
     now = timezone.now()
     free = Q(**{f"{provider}_syncing_until": None}) | Q(**{f"{provider}_syncing_until__lt": now})
     # The last error goes with it: a page that polls has to notice the same one again.
@@ -205,11 +183,9 @@ def _batch(rows: Any, last: int) -> list[tuple[int, int]]:
 # --- One synchronisation ------------------------------------------------------------------------
 
 
-def _sync(
-    user_id: int, provider: str, fetch: Callable[[UsersIntegrations], _Fetched]
-) -> GearCounts:
+def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetched]) -> GearCounts:
     _rows.require_autocommit()
-    row = _KEEPERS[provider].linked_row(user_id)
+    row = KEEPERS[provider].linked_row(user_id)
     try:
         fetched = fetch(row)
         counts = _apply(row, provider, fetched)
@@ -222,7 +198,7 @@ def _sync(
     return counts
 
 
-def _apply(row: UsersIntegrations, provider: str, fetched: _Fetched) -> GearCounts:
+def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCounts:
     now = timezone.now()
     known = {
         gear.provider_gear_id: gear
@@ -276,7 +252,7 @@ def _apply(row: UsersIntegrations, provider: str, fetched: _Fetched) -> GearCoun
     return counts
 
 
-def _with_details(item: GearItem, gear: Gear | None, fetched: _Fetched) -> GearItem:
+def _with_details(item: GearItem, gear: Gear | None, fetched: Fetched) -> GearItem:
     if item.brand is not None:
         return item
     if gear is not None and gear.brand is not None and gear.name == item.name:
@@ -292,7 +268,7 @@ def _with_details(item: GearItem, gear: Gear | None, fetched: _Fetched) -> GearI
         return replace(item, brand=gear.brand, model=gear.model)
 
 
-def _note_success(row: UsersIntegrations, provider: str, fetched: _Fetched, now: datetime) -> None:
+def _note_success(row: UsersIntegrations, provider: str, fetched: Fetched, now: datetime) -> None:
     columns = {
         "synced_at": now,
         "sync_error": "",
@@ -310,7 +286,7 @@ def _note_success(row: UsersIntegrations, provider: str, fetched: _Fetched, now:
             **{linked_at: getattr(row, linked_at)},
         ).update(**{f"{provider}_{name}": value for name, value in columns.items()})
     ):
-        raise _KEEPERS[provider].not_linked  # disconnected, or linked anew, meanwhile
+        raise KEEPERS[provider].not_linked  # disconnected, or linked anew, meanwhile
 
 
 def _note_failure(row: UsersIntegrations, provider: str, exc: IntegrationsError) -> None:
@@ -331,71 +307,3 @@ def _note_failure(row: UsersIntegrations, provider: str, exc: IntegrationsError)
     )
     _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
     count_failure(provider, "gear_sync", exc.code)
-
-
-# --- Providers ----------------------------------------------------------------------------------
-
-
-def _fetch_from_strava(row: UsersIntegrations) -> _Fetched:
-    keeper = _KEEPERS["strava"]
-    token = keeper.read(row) if keeper.is_fresh(row) else keeper.obtain(row.user_id)
-    client = strava.client_for(row)
-    try:
-        profile = client.get_athlete(token)
-    except TokenRejected:
-        # Revoked, or rotated by another: the token endpoint tells which.
-        token = keeper.obtain(row.user_id, replacing=token)
-        profile = client.get_athlete(token)
-    if row.strava_athlete_id is not None and profile.id != row.strava_athlete_id:
-        raise InvalidProviderReply
-    if profile.bikes is None and profile.shoes is None:
-        raise ScopeMissing
-    if profile.bikes is None or profile.shoes is None:
-        raise InvalidProviderReply
-    stopped: list[ProviderError] = []
-
-    def details(item: GearItem) -> GearItem:
-        if stopped:
-            raise stopped[0]
-        try:
-            return _strava_details(client, token, item)
-        except (RateLimited, ProviderUnavailable, TokenRejected) as exc:
-            # It concerns the other gear as well, and refused requests count.
-            strava.note_limit(row.user_id, exc)
-            stopped.append(exc)
-            raise
-
-    units = {"meters": "metric", "feet": "imperial"}.get(profile.measurement_preference or "", "")
-    return _Fetched(
-        items=[*_items(profile.bikes, BIKE), *_items(profile.shoes, SHOES)],
-        units=units,
-        details=details,
-    )
-
-
-def _items(found: Iterable[StravaGear], kind: str) -> Iterator[GearItem]:
-    for each in found:
-        yield GearItem(
-            provider_gear_id=each.id,
-            kind=kind,
-            name=clean_text(each.name),
-            distance=round(each.distance),
-            retired=bool(each.retired),
-            primary=bool(each.primary),
-        )
-
-
-def _strava_details(client: StravaClient, token: str, item: GearItem) -> GearItem:
-    details = client.get_gear(token, item.provider_gear_id)
-    return replace(item, brand=clean_text(details.brand_name), model=clean_text(details.model_name))
-
-
-def _fetch_from_garminconnect(row: UsersIntegrations) -> _Fetched:
-    garmin = get_garminconnect_client(row.user_id)
-    try:
-        items = garminconnect_client.fetch_gear(garmin)
-    except InvalidSession as exc:
-        _KEEPERS["garminconnect"].declare_dead(_rows.get_row(row.user_id))
-        raise GarminConnectRelinkRequired from exc
-    units = row.garminconnect_units or garminconnect_client.fetch_units(garmin)
-    return _Fetched(items=items, units=units)

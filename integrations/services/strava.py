@@ -10,7 +10,6 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Coalesce
 from django.utils import timezone
-from django.utils.translation import gettext_lazy as _
 from pydantic import ValidationError
 
 from .. import conf
@@ -19,9 +18,9 @@ from ..exceptions import (
     ClientRequired,
     IntegrationsError,
     IntegrationsNotFound,
-    InvalidClient,
     InvalidProviderReply,
     RateLimited,
+    SiteClientRejected,
     StravaNotLinked,
 )
 from ..metrics import count_failure
@@ -33,11 +32,6 @@ from ._rows import database_errors
 from ._trail import Event
 
 logger = logging.getLogger("integrations.strava")
-
-SITE_CLIENT_MESSAGE = _(
-    "Strava does not accept this site’s own Strava app at the moment. It is not your fault and "
-    "your connection is kept; whoever runs this site has to look at it."
-)
 
 
 @database_errors
@@ -236,7 +230,7 @@ def site_client() -> StravaClient:
     client = conf.strava_client()
     if client is None:
         raise ClientRequired
-    return StravaClient(*client)
+    return StravaClient(*client, is_site=True)
 
 
 def client_for(row: UsersIntegrations) -> StravaClient:
@@ -251,7 +245,7 @@ def client_for(row: UsersIntegrations) -> StravaClient:
     try:
         client = site_client()
     except ClientRequired as exc:
-        raise InvalidClient(SITE_CLIENT_MESSAGE) from exc
+        raise SiteClientRejected from exc
     if row.strava_site_client_id not in ("", client.client_id):
-        raise InvalidClient(SITE_CLIENT_MESSAGE)
+        raise SiteClientRejected
     return client

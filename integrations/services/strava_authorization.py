@@ -15,7 +15,6 @@ from ..exceptions import (
     ClientRequired,
     IntegrationsError,
     IntegrationsNotFound,
-    InvalidClient,
     InvalidGrant,
     InvalidState,
     ProviderUnavailable,
@@ -127,18 +126,9 @@ def complete_strava_authorization(
             "strava_client_id": client.client_id,
             "strava_client_secret": row.strava_pending_client_secret,
         }
-        is_own = True
     else:
-        own = strava.own_client(row)
-        client, is_own = own or strava.site_client(), own is not None
-    try:
-        tokens = client.exchange_code(code)
-    except InvalidClient as exc:
-        if is_own:
-            raise
-        raise InvalidClient(
-            strava.SITE_CLIENT_MESSAGE, provider_status=exc.provider_status
-        ) from exc
+        client = strava.own_client(row) or strava.site_client()
+    tokens = client.exchange_code(code)
 
     requested = conf.strava_scopes()
     # A redirect without a scope granted what was asked for (RFC 6749, section 5.1).
@@ -149,7 +139,7 @@ def complete_strava_authorization(
             tokens,
             relinked=row.strava_status != LinkStatus.NOT_LINKED,
             strava_scope=",".join(granted),
-            strava_site_client_id="" if is_own else client.client_id,
+            strava_site_client_id=client.client_id if client.is_site else "",
             strava_linked_at=timezone.now(),
             **columns,
         )

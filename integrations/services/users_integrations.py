@@ -27,8 +27,8 @@ def get_user_integrations_by_strava_state(strava_state: str | None) -> UsersInte
     `None` and the empty state never match. A look-up, not a check: whether the state has
     expired, and whose it may be, is judged by complete_strava_authorization.
     """
-    # PostgreSQL cannot even compare text with a NUL character in it.
-    if not strava_state or "\0" in strava_state:
+    # Databases cannot even compare text with a NUL or half a surrogate pair in it.
+    if not strava_state or not strava_state.isprintable():
         return None
     return UsersIntegrations.objects.filter(strava_state=strava_state).first()
 

@@ -27,6 +27,7 @@ from ..exceptions import (
     ProviderUnavailable,
     RateLimited,
     ScopeMissing,
+    SiteClientRejected,
     TokenRejected,
 )
 from ..http import ProviderClient, bearer
@@ -125,8 +126,9 @@ class StravaClient(ProviderClient):
 
     provider = "strava"
 
-    def __init__(self, client_id: str, client_secret: str) -> None:
+    def __init__(self, client_id: str, client_secret: str, *, is_site: bool = False) -> None:
         self.client_id = client_id
+        self.is_site = is_site
         # Whether the last answer said that the app has used up its limit.
         self.limit_reached = False
         self._client_secret = client_secret
@@ -134,10 +136,10 @@ class StravaClient(ProviderClient):
     def __repr__(self) -> str:
         return "<StravaClient>"
 
-    def _request(self, *args: Any, **kwargs: Any) -> tuple[requests.Response, bytes]:
-        response, body = super()._request(*args, **kwargs)
+    def _request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        response = super()._request(*args, **kwargs)
         self.limit_reached = _is_used_up(response.headers)
-        return response, body
+        return response
 
     def authorization_url(
         self, redirect_uri: str, scopes: list[str], state: str, *, force: bool = False
@@ -244,12 +246,13 @@ class StravaClient(ProviderClient):
         )
         return self._parse(StravaTokens, answer)
 
-    def error_for(self, response: requests.Response, body: bytes) -> ProviderError:
+    def error_for(self, response: requests.Response) -> ProviderError:
         """Strava's errors by status and by resource/field/code, never by their text.
 
         Source: https://developers.strava.com/docs/#errors
         """
         status = response.status_code
+        body = response.content
         faults = _faults(body)
         if status >= 500:
             return ProviderUnavailable(provider_status=status)
@@ -260,7 +263,7 @@ class StravaClient(ProviderClient):
                 case "application", "status", "inactive":
                     return ApplicationInactive(provider_status=status)
                 case "application", ("client_id" | "client_secret" | ""), "invalid":
-                    return InvalidClient(provider_status=status)
+                    return self._invalid_client(status)
                 case "authorizationcode", _, _:
                     return InvalidGrant(provider_status=status)
                 case "refreshtoken", "refresh_token", "invalid":
@@ -275,8 +278,11 @@ class StravaClient(ProviderClient):
             return AthleteLimitReached(provider_status=status)
         if status == 401 and response.request.url and response.request.url.endswith("/revoke"):
             # `{"message":"Authorization Error","errors":[]}`: the client, nothing else is tried.
-            return InvalidClient(provider_status=status)
+            return self._invalid_client(status)
         return InvalidProviderReply(provider_status=status)
+
+    def _invalid_client(self, status: int) -> ProviderError:
+        return (SiteClientRejected if self.is_site else InvalidClient)(provider_status=status)
 
 
 def _is_limit(body: bytes, faults: list[_Fault]) -> bool:

@@ -1,0 +1,156 @@
+"""What has no provider's answer behind it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.utils.translation import gettext_lazy as _
+
+
+class IntegrationsError(Exception):
+    """Base of everything this app raises on purpose."""
+
+    status_code: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    default_message: ClassVar[Any] = _(
+        "Something went wrong on our side. Nothing was lost; please try again."
+    )
+
+    def __init__(self, user_message: Any = None) -> None:
+        self._message = self.default_message if user_message is None else user_message
+        super().__init__(self._message)
+
+    @property
+    def user_message(self) -> str:
+        """What to tell the athlete, in the language active now."""
+        return str(self._message)
+
+    def __str__(self) -> str:
+        return self.user_message
+
+
+class IntegrationsNotFound(IntegrationsError):
+    """The user has no integrations row."""
+
+    status_code = 404
+    code = "not_found"
+    default_message = _("There are no integrations for this account yet.")
+
+
+class IntegrationsAlreadyExist(IntegrationsError):
+    """The user has an integrations row already."""
+
+    status_code = 409
+    code = "already_exists"
+    default_message = _("This account has its integrations already.")
+
+
+class IntegrationsDatabaseError(IntegrationsError):
+    """The database failed; nothing is half written."""
+
+    code = "database_error"
+
+
+class SecretUnreadable(IntegrationsError):
+    """No key of FERNET_KEYS opens a stored secret: a key was lost or is wrong."""
+
+    code = "secret_unreadable"
+    default_message = _(
+        "The stored connection cannot be read any more. Please connect the account again."
+    )
+
+
+class InvalidInput(IntegrationsError):
+    """A form or a redirect came with fields that are missing, doubled or malformed."""
+
+    status_code = 400
+    code = "invalid_input"
+    default_message = _("Something in this request was missing or malformed. Please try again.")
+
+
+class ClientRequired(IntegrationsError):
+    """Neither the user nor the site has a Strava app to connect with."""
+
+    status_code = 400
+    code = "client_required"
+    default_message = _(
+        "To connect, enter both the Client ID and the Client Secret of your Strava app."
+    )
+
+
+class InvalidState(IntegrationsError):
+    """The OAuth state is unknown, spent, expired or another user's."""
+
+    status_code = 400
+    code = "invalid_state"
+    default_message = _(
+        "This attempt to connect Strava has expired or was already used. "
+        "Nothing was changed. Press “Connect with Strava” to start again."
+    )
+
+
+class AccessDenied(IntegrationsError):
+    """The athlete said no at the provider's consent page (RFC 6749, section 4.1.2.1)."""
+
+    status_code = 403
+    code = "access_denied"
+    default_message = _(
+        "You chose not to give access at Strava, so nothing was changed. "
+        "You can connect at any time."
+    )
+
+
+class AthleteAlreadyLinked(IntegrationsError):
+    """The athlete is linked to another local user, about whom nothing more is said."""
+
+    status_code = 409
+    code = "athlete_already_linked"
+    default_message = _(
+        "This Strava athlete is already connected to another account here. "
+        "Disconnect it there first, or log in to Strava as someone else."
+    )
+
+
+class StravaNotLinked(IntegrationsError):
+    """The user has no link to Strava."""
+
+    status_code = 409
+    code = "not_linked"
+    default_message = _("Strava is not connected.")
+
+
+class StravaRelinkRequired(IntegrationsError):
+    """The link to Strava is dead until the athlete connects again."""
+
+    status_code = 409
+    code = "relink_required"
+    default_message = _("Strava no longer accepts this connection. Please connect Strava again.")
+
+
+class SyncInProgress(IntegrationsError):
+    """A gear synchronisation of this link is under way."""
+
+    status_code = 409
+    code = "sync_in_progress"
+    default_message = _("Your gear is being synchronised already.")
+
+
+class TaskQueueUnavailable(IntegrationsError):
+    """The work could not be handed to a worker: the task backend does not answer."""
+
+    status_code = 503
+    code = "task_queue_unavailable"
+    default_message = _(
+        "This cannot be done at the moment, for a reason on our side. Nothing was changed; please "
+        "try again in a few minutes."
+    )
+
+
+def error_by_code[Error: IntegrationsError](code: str, base: type[Error]) -> type[Error]:
+    """The class under `base` that stands for a stored error code; `base` for one that is gone."""
+    classes = [base]
+    for cls in classes:  # grows while it is walked
+        if cls.code == code:
+            return cls
+        classes.extend(cls.__subclasses__())
+    return base

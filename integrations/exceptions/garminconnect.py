@@ -1,0 +1,170 @@
+"""What is Garmin's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from .base import IntegrationsError
+from .providers import (
+    InvalidGrant,
+    InvalidProviderReply,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+)
+
+
+class GarminConnectNotLinked(IntegrationsError):
+    """The user has no link to Garmin Connect."""
+
+    status_code = 409
+    code = "not_linked"
+    default_message = _("Garmin Connect is not connected.")
+
+
+class GarminConnectRelinkRequired(IntegrationsError):
+    """The session is dead until the athlete signs in again."""
+
+    status_code = 409
+    code = "relink_required"
+    default_message = _("Garmin no longer accepts this connection. Please sign in again.")
+
+
+class LoginInProgress(IntegrationsError):
+    """A sign-in of this user is running, or its code is being checked."""
+
+    status_code = 409
+    code = "login_in_progress"
+    default_message = _(
+        "A sign-in to Garmin is running already. Wait for it to end, or cancel it first."
+    )
+
+
+class NoLoginInProgress(IntegrationsError):
+    """There is no sign-in to answer or to cancel: it has ended, expired or was replaced."""
+
+    status_code = 409
+    code = "no_login_in_progress"
+    default_message = _("There is no sign-in to Garmin in progress any more. Please start again.")
+
+
+class TooManyAttempts(IntegrationsError):
+    """Our own limit of sign-ins, which comes before Garmin's. `retry_after` is in seconds."""
+
+    status_code = 429
+    code = "too_many_attempts"
+
+    def __init__(self, user_message: Any = None, *, retry_after: int = 3600) -> None:
+        self.retry_after = retry_after
+        super().__init__(user_message)
+
+    @property
+    def user_message(self) -> str:
+        minutes = max(1, -(-self.retry_after // 60))
+        return ngettext(
+            "Five sign-ins within an hour are the most, because Garmin locks accounts after too "
+            "many. Please try again in %(minutes)d minute.",
+            "Five sign-ins within an hour are the most, because Garmin locks accounts after too "
+            "many. Please try again in %(minutes)d minutes.",
+            minutes,
+        ) % {"minutes": minutes}
+
+
+class GarminConnectError(ProviderError):
+    """What Garmin, or the way to it, may answer."""
+
+    default_message = _("Signing in to Garmin failed. Please try again later.")
+
+
+class GarminConnectUnavailable(GarminConnectError, ProviderUnavailable):
+    default_message = _("Garmin cannot be reached at the moment. Please try again later.")
+
+
+class GarminConnectInvalidReply(GarminConnectError, InvalidProviderReply):
+    default_message = _("Garmin gave an answer that makes no sense. Please try again later.")
+
+
+class GarminConnectRateLimited(GarminConnectError, RateLimited):
+    default_message = _(
+        "Garmin is refusing sign-ins from here for a while. Your e-mail and password may well be "
+        "right. Please wait an hour before you try again."
+    )
+
+
+class InvalidCredentials(GarminConnectError):
+    """Garmin does not know the e-mail, or the password is wrong."""
+
+    status_code = 400
+    code = "invalid_credentials"
+    is_permanent = True
+    default_message = _(
+        "Garmin did not accept this e-mail and password. Check both; for an account in China, "
+        "tick the box for garmin.cn."
+    )
+
+
+class InvalidMfaCode(GarminConnectError):
+    """The code was wrong."""
+
+    status_code = 400
+    code = "invalid_mfa_code"
+    is_permanent = True
+    default_message = _("Garmin did not accept this code. Please check it, or take a newer one.")
+
+
+class TooManyMfaCodes(GarminConnectError):
+    """The code was wrong for the last time."""
+
+    status_code = 400
+    code = "too_many_mfa_codes"
+    is_permanent = True
+    default_message = _("The code was wrong too often. Please sign in again to get a new one.")
+
+
+class LoginExpired(GarminConnectError):
+    """The sign-in waited too long for its code."""
+
+    status_code = 409
+    code = "login_expired"
+    is_permanent = True
+    default_message = _("The sign-in to Garmin took too long and was ended. Please start again.")
+
+
+class LoginInterrupted(GarminConnectError):
+    """The worker that was signing in is gone."""
+
+    status_code = 503
+    code = "login_interrupted"
+    default_message = _("The sign-in to Garmin was interrupted on our side. Please start again.")
+
+
+class AccountLocked(GarminConnectError):
+    """Garmin has locked the account."""
+
+    status_code = 403
+    code = "account_locked"
+    is_permanent = True
+    default_message = _(
+        "Garmin has locked this account. Open Garmin Connect, reset your password there, and "
+        "then sign in here again."
+    )
+
+
+class CaptchaRequired(GarminConnectError):
+    """Garmin wants a person to solve a puzzle, which no site can pass on."""
+
+    status_code = 403
+    code = "captcha_required"
+    default_message = _(
+        "Garmin wants to see that you are a person. Sign in once in the Garmin Connect app or at "
+        "connect.garmin.com, and then try again here."
+    )
+
+
+class InvalidSession(GarminConnectError, InvalidGrant):
+    """The session's refresh token is dead: the one answer of Garmin's that ends a link."""
+
+    default_message = GarminConnectRelinkRequired.default_message

@@ -1,0 +1,154 @@
+"""What a provider, or the way to it, may answer; the words are for Strava."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.utils.translation import gettext_lazy as _
+
+from .base import IntegrationsError
+
+
+class ProviderError(IntegrationsError):
+    """A provider refused, failed or could not be reached.
+
+    `is_permanent` says that asking again with the same input cannot help, `retry_after` how
+    many seconds to wait before asking again, where that is known. `provider_status` is the
+    HTTP status that was answered, None where there was no answer.
+    """
+
+    status_code = 502
+    code = "provider_error"
+    is_permanent: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        user_message: Any = None,
+        *,
+        provider_status: int | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(user_message)
+        self.provider_status = provider_status
+        self.retry_after = retry_after
+
+
+class ProviderUnavailable(ProviderError):
+    """Timed out, unreachable, or a server error."""
+
+    status_code = 503
+    code = "provider_unavailable"
+    default_message = _(
+        "Strava cannot be reached at the moment. Nothing was changed; please try again later."
+    )
+
+
+class InvalidProviderReply(ProviderError):
+    """The answer was not what the provider documents: HTML, half JSON, wrong types."""
+
+    code = "invalid_provider_reply"
+    default_message = _(
+        "Strava gave an answer that makes no sense. Nothing was changed; please try again later."
+    )
+
+
+class RateLimited(ProviderError):
+    """Too many requests of this app (HTTP 429); `retry_after` tells when its window turns."""
+
+    status_code = 429
+    code = "rate_limited"
+    default_message = _(
+        "Strava is limiting how often it may be asked. Please try again in a quarter of an hour."
+    )
+
+
+class InvalidGrant(ProviderError):
+    """The authorization code is unknown or spent (RFC 6749, section 5.2)."""
+
+    status_code = 400
+    code = "invalid_grant"
+    is_permanent = True
+    default_message = _(
+        "Strava did not accept the confirmation, perhaps because it took too long. "
+        "Nothing was changed. Press “Connect with Strava” to start again."
+    )
+
+
+class InvalidRefreshToken(InvalidGrant):
+    """The refresh token is dead: the one answer of Strava's that may end a link."""
+
+
+class InvalidClient(ProviderError):
+    """The client id or secret is not accepted (RFC 6749, section 5.2): the app's fault,
+    never the athlete's link's."""
+
+    status_code = 400
+    code = "invalid_client"
+    is_permanent = True
+    default_message = _(
+        "Strava does not know this Client ID, or the Client Secret is wrong. "
+        "Compare both with your Strava app’s settings and try again."
+    )
+
+
+class SiteClientRejected(InvalidClient):
+    """InvalidClient of the site's own app, about which the athlete can do nothing."""
+
+    default_message = _(
+        "Strava does not accept this site’s own Strava app at the moment. It is not your fault and "
+        "your connection is kept; whoever runs this site has to look at it."
+    )
+
+
+class ApplicationInactive(ProviderError):
+    """The Strava app is inactive: its owner has no Strava subscription."""
+
+    status_code = 403
+    code = "application_inactive"
+    is_permanent = True
+    default_message = _(
+        "This Strava app is inactive. Its owner needs a Strava subscription and has to "
+        "reactivate the app in Strava’s API settings; then try again."
+    )
+
+
+class AthleteLimitReached(ProviderError):
+    """The Strava app may not take any more athletes."""
+
+    status_code = 403
+    code = "athlete_limit"
+    is_permanent = True
+    default_message = _(
+        "This Strava app has as many athletes as Strava lets it have, so yours could not be "
+        "added. Nothing was changed. Whoever owns the app can ask Strava for more."
+    )
+
+
+class TokenRejected(ProviderError):
+    """The access token or one of its scopes was refused (HTTP 401 at the API)."""
+
+    status_code = 409
+    code = "token_rejected"
+    is_permanent = True
+    default_message = _("Strava did not accept our access. Please connect Strava again.")
+
+
+class ScopeMissing(ProviderError):
+    """The athlete has not granted the scope that this needs."""
+
+    status_code = 409
+    code = "scope_missing"
+    is_permanent = True
+    default_message = _(
+        "Strava does not show your bikes and shoes without the permission for your full profile. "
+        "Connect again and leave it ticked."
+    )
+
+
+class GearNotFound(ProviderError):
+    """The provider has no such gear (any more)."""
+
+    status_code = 404
+    code = "gear_not_found"
+    is_permanent = True
+    default_message = _("Strava does not know this gear any more.")

@@ -1,0 +1,104 @@
+"""Where gear comes from: each provider asked, and its answer made the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..exceptions import (
+    GarminConnectRelinkRequired,
+    InvalidProviderReply,
+    InvalidSession,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+    ScopeMissing,
+    TokenRejected,
+)
+from ..garminconnect.gear import fetch_gear, fetch_units
+from ..gear import BIKE, SHOES, GearItem, clean_text
+from ..models import UsersIntegrations
+from ..strava.client import StravaClient, StravaGear
+from . import _rows, strava
+from ._single_flight import TokenKeeper
+from .garminconnect import GarminConnectTokenKeeper, get_garminconnect_client
+from .strava_tokens import StravaTokenKeeper
+
+KEEPERS: dict[str, TokenKeeper[Any]] = {
+    "strava": StravaTokenKeeper(),
+    "garminconnect": GarminConnectTokenKeeper(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    items: list[GearItem]
+    units: str
+    # Brand and model of gear that is new or renamed, where they cost a request each.
+    details: Callable[[GearItem], GearItem] = lambda item: item
+
+
+def fetch_from_strava(row: UsersIntegrations) -> Fetched:
+    keeper = KEEPERS["strava"]
+    token = keeper.read(row) if keeper.is_fresh(row) else keeper.obtain(row.user_id)
+    client = strava.client_for(row)
+    try:
+        profile = client.get_athlete(token)
+    except TokenRejected:
+        # Revoked, or rotated by another: the token endpoint tells which.
+        token = keeper.obtain(row.user_id, replacing=token)
+        profile = client.get_athlete(token)
+    if row.strava_athlete_id is not None and profile.id != row.strava_athlete_id:
+        raise InvalidProviderReply
+    if profile.bikes is None and profile.shoes is None:
+        raise ScopeMissing
+    if profile.bikes is None or profile.shoes is None:
+        raise InvalidProviderReply
+    stopped: list[ProviderError] = []
+
+    def details(item: GearItem) -> GearItem:
+        if stopped:
+            raise stopped[0]
+        try:
+            return _strava_details(client, token, item)
+        except (RateLimited, ProviderUnavailable, TokenRejected) as exc:
+            # It concerns the other gear as well, and refused requests count.
+            strava.note_limit(row.user_id, exc)
+            stopped.append(exc)
+            raise
+
+    units = {"meters": "metric", "feet": "imperial"}.get(profile.measurement_preference or "", "")
+    return Fetched(
+        items=[*_items(profile.bikes, BIKE), *_items(profile.shoes, SHOES)],
+        units=units,
+        details=details,
+    )
+
+
+def _items(found: Iterable[StravaGear], kind: str) -> Iterator[GearItem]:
+    for each in found:
+        yield GearItem(
+            provider_gear_id=each.id,
+            kind=kind,
+            name=clean_text(each.name),
+            distance=round(each.distance),
+            retired=bool(each.retired),
+            primary=bool(each.primary),
+        )
+
+
+def _strava_details(client: StravaClient, token: str, item: GearItem) -> GearItem:
+    details = client.get_gear(token, item.provider_gear_id)
+    return replace(item, brand=clean_text(details.brand_name), model=clean_text(details.model_name))
+
+
+def fetch_from_garminconnect(row: UsersIntegrations) -> Fetched:
+    garmin = get_garminconnect_client(row.user_id)
+    try:
+        items = fetch_gear(garmin)
+    except InvalidSession as exc:
+        KEEPERS["garminconnect"].declare_dead(_rows.get_row(row.user_id))
+        raise GarminConnectRelinkRequired from exc
+    units = row.garminconnect_units or fetch_units(garmin)
+    return Fetched(items=items, units=units)
