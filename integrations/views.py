@@ -20,12 +20,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from . import conf, services, tasks
-from .exceptions import IntegrationsError, InvalidInput, TaskQueueUnavailable
+from .exceptions import IntegrationsError, InvalidInput, TaskQueueUnavailable, TooManyRequests
 from .forms import PreferencesForm
 from .garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
 from .models import Gear, LinkStatus, Units, UsersIntegrations
 from .strava import scopes
 from .strava.forms import StravaClientForm
+from .throttle import throttle
 
 
 class AthleteRequest(HttpRequest):
@@ -41,6 +42,27 @@ def wants_json(request: HttpRequest) -> bool:
 
 def error_response(code: str, message: str, status: int) -> JsonResponse:
     return JsonResponse({"error": {"code": code, "message": message}}, status=status)
+
+
+def at_most(per_minute: int) -> Callable[..., Callable[..., HttpResponse]]:
+    """Answer one user no more often than that; goes below athlete_view."""
+
+    def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        @wraps(view)
+        def wrapper(request: AthleteRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            try:
+                throttle(request.user, view.__qualname__, per_minute)
+            except TooManyRequests as exc:
+                if request.method == "GET" or wants_json(request):
+                    response = error_response(exc.code, exc.user_message, exc.status_code)
+                    response["Retry-After"] = str(exc.retry_after)
+                    return response
+                return failed(request, exc)
+            return view(request, *args, **kwargs)
+
+        return wrapper
+
+    return decorator
 
 
 def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -148,6 +170,7 @@ def _gear_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> di
 
 @athlete_view
 @require_POST
+@at_most(30)
 def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
     """Switch gear synchronisation on or off; on means that one starts now."""
     wanted = PreferencesForm(request.POST)
@@ -170,6 +193,7 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
 
 @athlete_view
 @require_POST
+@at_most(12)
 def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
     """Start a gear synchronisation."""
     try:
@@ -186,6 +210,7 @@ def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
 
 @athlete_view
 @require_GET
+@at_most(12)
 def export(request: AthleteRequest) -> HttpResponse:
     """All that is stored about the athlete's links, as a JSON file, secrets left out."""
     response = JsonResponse(
@@ -197,6 +222,7 @@ def export(request: AthleteRequest) -> HttpResponse:
 
 @athlete_view
 @require_GET
+@at_most(240)
 def status(request: AthleteRequest) -> HttpResponse:
     """The state of both providers as JSON, without secrets."""
     return JsonResponse(services.get_integrations_status(request.user.pk))

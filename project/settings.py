@@ -219,6 +219,9 @@ SECURE_CSP = {
 X_FRAME_OPTIONS = "DENY"
 # Lax, not Strict: the return from Strava is a cross-site navigation and needs the session.
 SESSION_COOKIE_SAMESITE = "Lax"
+# Neither: without it that return would get a new one, and every other open tab a stale form.
+CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_HTTPONLY = True
 CSRF_FAILURE_VIEW = "project.views.csrf_failure"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "integrations.reporting.SecretsExceptionReporterFilter"
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from django.contrib.auth import get_user_model
+from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -23,6 +24,12 @@ from integrations.sandbox import Sandbox
 from integrations.sandbox.garmin import Garmin, hook
 from integrations.sandbox.strava import ALICE, CLIENT_ID, CLIENT_SECRET, Strava
 from integrations.strava.client import StravaTokens
+
+
+@pytest.fixture(autouse=True)
+def no_counts_from_before() -> None:
+    """Forget what earlier tests have counted against a limit."""
+    cache.clear()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from .base import (
     StravaRelinkRequired,
     SyncInProgress,
     TaskQueueUnavailable,
+    TooManyRequests,
     error_by_code,
 )
 from .garminconnect import (
@@ -101,5 +102,6 @@ __all__ = [
     "TokenRejected",
     "TooManyAttempts",
     "TooManyMfaCodes",
+    "TooManyRequests",
     "error_by_code",
 ]

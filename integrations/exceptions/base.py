@@ -135,6 +135,18 @@ class SyncInProgress(IntegrationsError):
     default_message = _("Your gear is being synchronised already.")
 
 
+class TooManyRequests(IntegrationsError):
+    """One user asks too often. `retry_after` is in seconds."""
+
+    status_code = 429
+    code = "too_many_requests"
+    default_message = _("That was a little too often. Please wait a minute and try again.")
+
+    def __init__(self, user_message: Any = None, *, retry_after: int = 60) -> None:
+        self.retry_after = retry_after
+        super().__init__(user_message)
+
+
 class TaskQueueUnavailable(IntegrationsError):
     """The work could not be handed to a worker: the task backend does not answer."""
 

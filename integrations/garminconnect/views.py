@@ -8,13 +8,14 @@ from django.views.decorators.http import require_POST
 
 from .. import services, tasks
 from ..exceptions import IntegrationsError, InvalidInput, TaskQueueUnavailable
-from ..views import AthleteRequest, athlete_view, done, failed
+from ..views import AthleteRequest, at_most, athlete_view, done, failed
 from .forms import GarminConnectLoginForm, GarminConnectMfaForm
 
 
 @athlete_view
 @require_POST
 @sensitive_post_parameters()
+@at_most(30)
 def connect(request: AthleteRequest) -> HttpResponse:
     """Start a sign-in and answer at once: a worker does it, however long Garmin takes."""
     form = GarminConnectLoginForm(request.POST)
@@ -37,6 +38,7 @@ def connect(request: AthleteRequest) -> HttpResponse:
 @athlete_view
 @require_POST
 @sensitive_post_parameters()
+@at_most(30)
 def mfa(request: AthleteRequest) -> HttpResponse:
     """Answer Garmin's question for a code, by a worker too."""
     form = GarminConnectMfaForm(request.POST)

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from .. import services
 from ..exceptions import IntegrationsError, InvalidInput
-from ..views import AthleteRequest, athlete_view, done, failed, wants_json
+from ..views import AthleteRequest, at_most, athlete_view, done, failed, wants_json
 from . import scopes
 from .forms import AuthorizationResponseForm, StravaClientForm
 
@@ -18,6 +18,7 @@ from .forms import AuthorizationResponseForm, StravaClientForm
 @athlete_view
 @require_POST
 @sensitive_post_parameters()
+@at_most(20)
 def connect(request: AthleteRequest) -> HttpResponse:
     """Send the athlete to Strava's consent page (RFC 6749, section 4.1.1)."""
     form = StravaClientForm(request.POST)

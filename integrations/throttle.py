@@ -1,0 +1,36 @@
+"""How often one user may press the same button."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.cache import cache
+
+from .exceptions import TooManyRequests
+
+logger = logging.getLogger("integrations.throttle")
+
+WINDOW = 60  # seconds
+
+
+def throttle(user: AbstractBaseUser, action: str, per_minute: int) -> None:
+    """Count one more. Raises TooManyRequests if that is more than there may be in a minute.
+
+    In Django's cache: one that all processes share counts exactly, one of each process's own
+    lets each have as many. It spares resources and guards nothing, so a cache that is down lets
+    everything pass.
+    """
+    now = time.time()
+    # Of the user as they are, not of a number that a later user may get.
+    who = user.get_session_auth_hash()[:32]
+    key = f"integrations:{action}:{who}:{int(now // WINDOW)}"
+    try:
+        cache.add(key, 0, timeout=2 * WINDOW)
+        count = cache.incr(key)
+    except Exception as exc:
+        logger.warning("the cache does not count: %s", type(exc).__name__)
+        return
+    if count > per_minute:
+        raise TooManyRequests(retry_after=WINDOW - int(now % WINDOW))
