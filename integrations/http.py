@@ -201,11 +201,15 @@ class ProviderClient:
         except TooLong as exc:
             raise InvalidProviderReply from exc
         except (requests.RequestException, OSError) as exc:
-            logger.warning("%s %s: %s", self.provider, method, type(exc).__name__)
+            event = {"event": f"{self.provider}.not_reached"}
+            logger.warning("%s %s: %s", self.provider, method, type(exc).__name__, extra=event)
             raise ProviderUnavailable from exc
         if response.status_code >= 300:
             error = self.error_for(response)
-            logger.warning("%s answered %s: %s", self.provider, response.status_code, error.code)
+            event = {"event": f"{self.provider}.refused"}
+            logger.warning(
+                "%s answered %s: %s", self.provider, response.status_code, error.code, extra=event
+            )
             raise error
         return response
 
@@ -220,6 +224,7 @@ class ProviderClient:
         try:
             return model.model_validate_json(response.content)
         except ValidationError:
-            logger.warning("%s gave an unusable %s", self.provider, model.__name__)
+            event = {"event": f"{self.provider}.reply_unusable"}
+            logger.warning("%s gave an unusable %s", self.provider, model.__name__, extra=event)
             # `from None`: the validation error carries the body, tokens and all.
             raise InvalidProviderReply(provider_status=response.status_code) from None

@@ -30,7 +30,11 @@ def throttle(user: AbstractBaseUser, action: str, per_minute: int) -> None:
         cache.add(key, 0, timeout=2 * WINDOW)
         count = cache.incr(key)
     except Exception as exc:
-        logger.warning("the cache does not count: %s", type(exc).__name__)
+        logger.warning(
+            "the cache does not count: %s",
+            type(exc).__name__,
+            extra={"event": "throttle.cache_failed"},
+        )
         return
     if count > per_minute:
         raise TooManyRequests(retry_after=WINDOW - int(now % WINDOW))

@@ -89,7 +89,10 @@ class PostgresLock:
                 cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_ID])
                 (taken,) = cursor.fetchone()
         except DatabaseError as exc:
-            logger.warning("the scheduler cannot ask for the lead: %s", type(exc).__name__)
+            event = {"event": "scheduler.lead_not_asked"}
+            logger.warning(
+                "the scheduler cannot ask for the lead: %s", type(exc).__name__, extra=event
+            )
             taken = False
         if not taken:
             self.release()
@@ -155,7 +158,8 @@ class Scheduler:
         """Enqueue what is due, if this scheduler leads: after taking the lead, everything."""
         leads = self.lock.leads()
         if leads is not self.led:
-            logger.info("the scheduler %s", "leads" if leads else "stands by")
+            event = {"event": "scheduler.lead_changed"}
+            logger.info("the scheduler %s", "leads" if leads else "stands by", extra=event)
             self.led = leads
             self.done.clear()
         if not leads:
@@ -170,7 +174,8 @@ class Scheduler:
             except Exception as exc:
                 # The broker or the database is away: again at the next tick. The type alone,
                 # because a message may hold an address, and an address a password.
-                logger.warning("%s was not enqueued: %s", job.name, type(exc).__name__)
+                event = {"event": "scheduler.not_enqueued"}
+                logger.warning("%s was not enqueued: %s", job.name, type(exc).__name__, extra=event)
             else:
                 self.done[job.name] = interval
         close_old_connections()

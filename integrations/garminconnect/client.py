@@ -191,7 +191,8 @@ def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectErr
         error = GarminConnectUnavailable()
     else:
         error = GarminConnectInvalidReply()
-    logger.warning("garminconnect: %s (%s)", error.code, type(exc).__name__)
+    event = {"event": "garminconnect.call_failed"}
+    logger.warning("garminconnect: %s (%s)", error.code, type(exc).__name__, extra=event)
     return error
 
 
@@ -243,7 +244,8 @@ def _translate_sign_in(garminconnect: ModuleType, exc: Exception) -> GarminConne
         error = InvalidCredentials()
     else:
         error = GarminConnectUnavailable()
-    logger.warning("garminconnect sign-in: %s (%s)", error.code, type(exc).__name__)
+    event = {"event": "garminconnect.sign_in_failed"}
+    logger.warning("garminconnect sign-in: %s (%s)", error.code, type(exc).__name__, extra=event)
     return error
 
 
@@ -259,7 +261,8 @@ def _translate_mfa(garminconnect: ModuleType, exc: Exception) -> GarminConnectEr
         error = GarminConnectUnavailable()
     else:
         error = InvalidMfaCode()
-    logger.warning("garminconnect code: %s (%s)", error.code, type(exc).__name__)
+    event = {"event": "garminconnect.code_failed"}
+    logger.warning("garminconnect code: %s (%s)", error.code, type(exc).__name__, extra=event)
     return error
 
 
@@ -273,7 +276,8 @@ def _translate_refresh(answer: Any, exc: Exception) -> GarminConnectError:
         error = InvalidSession(provider_status=status)
     else:
         error = GarminConnectInvalidReply(provider_status=status)
-    logger.warning("garminconnect refresh: %s (%s)", error.code, type(exc).__name__)
+    event = {"event": "garminconnect.refresh_failed"}
+    logger.warning("garminconnect refresh: %s (%s)", error.code, type(exc).__name__, extra=event)
     return error
 
 

@@ -57,7 +57,8 @@ def _event(request: HttpRequest) -> HttpResponse:
                 raise
     except IntegrationsError as exc:
         # Strava tries again, and there is nothing that it could do about our database.
-        logger.error("strava event not taken: %s", exc.code)
+        event = {"event": "strava.event_not_taken"}
+        logger.error("strava event not taken: %s", exc.code, extra=event)
         return _answer(503)
     return _answer(200)
 
