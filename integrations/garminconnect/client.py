@@ -25,6 +25,7 @@ from ..exceptions import (
     GarminConnectRateLimited,
     GarminConnectRelinkRequired,
     GarminConnectUnavailable,
+    IntegrationsDatabaseError,
     IntegrationsError,
     InvalidCredentials,
     InvalidMfaCode,
@@ -177,6 +178,8 @@ def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectErr
     """What an error of the library's means while a session is used."""
     cause: BaseException | None = exc
     while cause is not None:  # ours, out of `renew`, wrapped by the library
+        if isinstance(cause, IntegrationsDatabaseError):
+            raise cause
         if isinstance(cause, GarminConnectError):
             return cause
         if isinstance(cause, GarminConnectRelinkRequired):

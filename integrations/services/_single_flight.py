@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, connections, router
+from django.db import InterfaceError, OperationalError, connections, router, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -141,21 +141,21 @@ class TokenKeeper[Token](ABC):
         ended = self._rows(row.user_id).filter(
             **{self.guard: row.sealed(self.guard), self._column("relink_required_at"): None}
         )
-        if not ended.update(
-            **self._columns(
-                relink_required_at=timezone.now(),
-                error=self.relink_required.code,
-                retry_at=None,
-                lease=None,
-                lease_until=None,
-            )
-        ):
-            return False
+        columns = self._columns(
+            relink_required_at=timezone.now(),
+            error=self.relink_required.code,
+            retry_at=None,
+            lease=None,
+            lease_until=None,
+        )
+        with transaction.atomic():  # or the link would be dead and nobody told
+            if not ended.update(**columns):
+                return False
+            code = self.relink_required.code
+            _trail.note(row.user_id, self.provider, Event.RELINK_REQUIRED, code, Actor.PROVIDER)
+            _rows.send_after_commit(relink_required, row.user_id, self.provider)
         event = {"event": f"{self.provider}.link_ended", "user_id": row.user_id}
         logger.warning("%s link of user %s has ended", self.provider, row.user_id, extra=event)
-        code = self.relink_required.code
-        _trail.note(row.user_id, self.provider, Event.RELINK_REQUIRED, code, Actor.PROVIDER)
-        _rows.send_after_commit(relink_required, row.user_id, self.provider)
         return True
 
     # --- columns by provider --------------------------------------------------------------------

@@ -92,7 +92,8 @@ def get_garminconnect_client(user_id: int) -> Garmin:
     """
     session = _keeper.obtain(user_id)
     return client.open_session(
-        session, renew=lambda current: _keeper.obtain(user_id, replacing=current)
+        session,
+        renew=database_errors(lambda current: _keeper.obtain(user_id, replacing=current)),
     )
 
 
@@ -154,13 +155,14 @@ def disconnect_garminconnect(user_id: int) -> None:
 
     Raises GarminConnectNotLinked if there was neither.
     """
-    cancelled, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
-    try:
-        row = _rows.get_row(user_id)
-    except IntegrationsNotFound:
-        raise GarminConnectNotLinked from None
-    linked = row.garminconnect_status != LinkStatus.NOT_LINKED
-    unlink_garminconnect_account(user_id)
+    with transaction.atomic():
+        cancelled, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
+        try:
+            row = _rows.get_row(user_id)
+        except IntegrationsNotFound:
+            raise GarminConnectNotLinked from None
+        linked = row.garminconnect_status != LinkStatus.NOT_LINKED
+        unlink_garminconnect_account(user_id)
     if not linked and not cancelled:
         raise GarminConnectNotLinked
 

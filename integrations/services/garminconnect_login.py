@@ -75,28 +75,22 @@ def begin_garminconnect_login(
         raise LoginInProgress
     _count_attempt(user_id, email)
     attempt = uuid.uuid4()
-    # One statement, so that of two tabs at once the later one simply replaces the earlier.
-    GarminConnectLogin.objects.bulk_create(
-        [
-            GarminConnectLogin(
-                user_id=user_id,
-                attempt=attempt,
-                step=Step.QUEUED,
-                step_until=timezone.now() + PICK_UP,
-                is_cn=is_cn,
-                email=email,
-                password=password,
-            )
-        ],
-        update_conflicts=True,
-        unique_fields=["user"],
-        update_fields=[
-            field.name
-            for field in GarminConnectLogin._meta.concrete_fields
-            if field.name not in ("id", "user")
-        ],
+    login = GarminConnectLogin(
+        user_id=user_id,
+        attempt=attempt,
+        step=Step.QUEUED,
+        step_until=timezone.now() + PICK_UP,
+        is_cn=is_cn,
+        email=email,
+        password=password,
     )
-    _rows.update(user_id, garminconnect_error="")
+    written = [each.name for each in login._meta.concrete_fields if each.name not in ("id", "user")]
+    with transaction.atomic():  # or a password would wait that nobody is told of
+        # An upsert, so that of two tabs at once the later one simply replaces the earlier.
+        GarminConnectLogin.objects.bulk_create(
+            [login], update_conflicts=True, unique_fields=["user"], update_fields=written
+        )
+        _rows.update(user_id, garminconnect_error="")
     return attempt
 
 
@@ -138,14 +132,15 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
     """
     settle_garminconnect_login(user_id)
     logins = GarminConnectLogin.objects.filter(user_id=user_id)
-    if not logins.filter(step=Step.MFA_REQUIRED).update(
-        step=Step.MFA_QUEUED, step_until=timezone.now() + PICK_UP, mfa_code=code
-    ):
-        raise LoginInProgress if logins.exists() else NoLoginInProgress
-    _rows.update(user_id, garminconnect_error="")
-    attempt = logins.values_list("attempt", flat=True).first()
-    if attempt is None:  # cancelled in this very moment
-        raise NoLoginInProgress
+    with transaction.atomic():  # or a code would wait that nobody is told of
+        if not logins.filter(step=Step.MFA_REQUIRED).update(
+            step=Step.MFA_QUEUED, step_until=timezone.now() + PICK_UP, mfa_code=code
+        ):
+            raise LoginInProgress if logins.exists() else NoLoginInProgress
+        _rows.update(user_id, garminconnect_error="")
+        attempt = logins.values_list("attempt", flat=True).first()
+        if attempt is None:  # cancelled in this very moment
+            raise NoLoginInProgress
     return attempt
 
 

@@ -19,6 +19,7 @@ from django.db.models import Count, F, Q
 from django.utils import timezone
 
 from ..exceptions import (
+    IntegrationsDatabaseError,
     IntegrationsError,
     ProviderError,
     RateLimited,
@@ -189,6 +190,8 @@ def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetc
     try:
         fetched = fetch(row)
         counts = _apply(row, provider, fetched)
+    except IntegrationsDatabaseError:
+        raise  # ours, and nothing that the athlete's link has to do with
     except IntegrationsError as exc:
         if provider == "strava":
             strava.note_limit(user_id, exc)
