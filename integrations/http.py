@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from http.cookiejar import DefaultCookiePolicy
 from threading import Lock, Thread
 from typing import Any
 
@@ -18,6 +17,7 @@ import urllib3
 import urllib3.connection
 from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 
 from .exceptions import InvalidProviderReply, ProviderError, ProviderUnavailable
 
@@ -124,38 +124,26 @@ class DeadlineAdapter(HTTPAdapter):
 
 
 _watchdog = _Watchdog()
-_session: requests.Session | None = None
-_session_lock = Lock()
+# One connection pool a process. No `requests.Session` around it: a session would keep one
+# athlete's cookies for the next one's request, follow redirects with credentials in hand, let a
+# ~/.netrc entry replace our Authorization header, and cost a sweep a fifth of its time.
+_adapter = DeadlineAdapter(pool_maxsize=64, max_retries=0)
+# What operators rely on in the environment besides proxies.
+_VERIFY = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip, deflate",
+    "User-Agent": requests.utils.default_user_agent("athlete-integrations requests"),
+}
 
 
-def _forget_session() -> None:
+def _forget_connections() -> None:
     """A forked child must not talk on its parent's connections."""
-    global _session, _session_lock, _watchdog
-    _session, _session_lock, _watchdog = None, Lock(), _Watchdog()
+    global _adapter, _watchdog
+    _adapter, _watchdog = DeadlineAdapter(pool_maxsize=64, max_retries=0), _Watchdog()
 
 
-os.register_at_fork(after_in_child=_forget_session)
-
-
-def _get_session() -> requests.Session:
-    """One session a process, for its connection pool."""
-    global _session
-    with _session_lock:
-        if _session is None:
-            session = requests.Session()
-            # Not the environment at each request: that would let a ~/.netrc entry replace our
-            # Authorization header, and look through all variables twice. What of it operators
-            # rely on, a proxy and a CA bundle, is taken once.
-            session.trust_env = False
-            session.verify = (
-                os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-            )
-            # One athlete's cookies must not travel with the next athlete's request.
-            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            for scheme in ("https://", "http://"):
-                session.mount(scheme, DeadlineAdapter(pool_maxsize=64, max_retries=0))
-            _session = session
-        return _session
+os.register_at_fork(after_in_child=_forget_connections)
 
 
 @lru_cache(maxsize=16)
@@ -186,17 +174,22 @@ class ProviderClient:
         Raises ProviderUnavailable if no whole answer came in time, and what `error_for` makes
         of a status of 300 or more.
         """
+        request = requests.PreparedRequest()
+        request.prepare_method(method)
+        if params:
+            request.prepare_url(url, params)
+        else:
+            request.url = url
+        request.headers = CaseInsensitiveDict(_HEADERS | (headers or {}))
+        request.prepare_body(data, files=None)
+        if auth is not None:
+            request.prepare_auth(auth)
         try:
-            response = _get_session().request(
-                method,
-                url,
-                auth=auth,
-                headers=headers,
-                proxies=_proxies(url[: url.index("/", 8)]),
-                data=data,
-                params=params,
+            response = _adapter.send(
+                request,
                 timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-                allow_redirects=False,
+                verify=_VERIFY,
+                proxies=_proxies(url[: url.index("/", 8)]),
             )
         except TooLong as exc:
             raise InvalidProviderReply from exc

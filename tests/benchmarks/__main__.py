@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 
-from . import site, table
+from . import database, table
 
-# In this order: the later ones need what the earlier ones leave, or a larger database.
-PARTS = ("floors", "pages", "gear", "sweep")
+# In this order: the sweep fills the database, and the last ones add users that would be in its way.
+PARTS = ("sweep", "gear", "pages", "floors")
 
 
 def main() -> None:
@@ -22,16 +23,21 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
+    # As Ctrl-C does: so that the database goes, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     lines: list[table.Line] = []
-    with site.throw_away(options.database) as database:
+    with database.throw_away(options.database) as name:
         from . import data, floors, gear, pages, sweep
 
         modules = {"floors": floors, "pages": pages, "gear": gear, "sweep": sweep}
-        data.grow_to(2 * gear.USERS)
-        for part in options.parts or PARTS:
+        for part in PARTS:
+            if options.parts and part not in options.parts:
+                continue
             print(f"{part} ...", file=sys.stderr)
+            if part != "sweep":
+                data.grow_to(2 * gear.USERS)
             lines += modules[part].measure()
-    print(f"{database}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
+    print(f"{name}, Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
     print(table.show(lines))
 
 

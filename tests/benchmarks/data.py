@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from django.contrib.auth import get_user_model
 from django.db import connection
+from django.db.models import Model
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -13,7 +14,7 @@ from integrations import services
 from integrations.models import UsersIntegrations
 from integrations.strava.client import StravaTokens
 
-from .site import CLIENT_ID
+from .database import CLIENT_ID
 
 USER = get_user_model()
 
@@ -26,6 +27,8 @@ def grow_to(users: int) -> None:
     """
     if not USER.objects.exists():
         _first()
+    if USER.objects.count() >= users:
+        return
     _copy(USER, users, {"id": "number", "username": "'athlete' || number"})
     _copy(
         UsersIntegrations,
@@ -51,10 +54,10 @@ def _first() -> None:
     )
 
 
-def _copy(model: type, until: int, own: dict[str, str]) -> None:
+def _copy(model: type[Model], until: int, own: dict[str, str]) -> None:
     """Copy the row with the lowest key to every key up to `until` that is not there yet."""
     columns = [field.column for field in model._meta.concrete_fields]
-    values = [own.get(name, f'first."{name}"') for name in columns]
+    values = [own.get(str(name), f'first."{name}"') for name in columns]
     names = ", ".join(f'"{name}"' for name in columns)
     table = model._meta.db_table
     with connection.cursor() as cursor:
@@ -70,7 +73,7 @@ def _copy(model: type, until: int, own: dict[str, str]) -> None:
             cursor.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {until})")
 
 
-def _settle(model: type) -> None:
+def _settle(model: type[Model]) -> None:
     """What autovacuum does for a database that has grown slowly."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":

@@ -25,7 +25,7 @@ from integrations.models import UsersIntegrations
 from integrations.schemas import UsersIntegrationsUpdate
 
 from . import data
-from .secrets import counted
+from .sealing import counted
 from .table import Line
 
 CALLS = 300
@@ -95,7 +95,8 @@ class _Floor:
         self.statements: list[tuple[str, Any]] = []
 
         def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            self.statements.append((sql, params))
+            if not sql.startswith(("BEGIN", "SAVEPOINT", "RELEASE")):
+                self.statements.append((sql, params))
             return execute(sql, params, many, context)
 
         with connection.execute_wrapper(note), counted() as secrets:

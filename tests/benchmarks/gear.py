@@ -58,9 +58,7 @@ class _Strava(BaseAdapter):
 def measure() -> Iterator[Line]:
     """Needs twice so many linked users as are synchronised."""
     strava = _Strava()
-    session = http._get_session()
-    before = dict(session.adapters)
-    session.mount("http://", strava)
+    before, http._adapter = http._adapter, strava
 
     def sync(user_id: int) -> None:
         strava.athlete_id = user_id
@@ -72,7 +70,8 @@ def measure() -> Iterator[Line]:
     def load(user_id: int) -> None:
         list(Gear.objects.filter(user_id=user_id, provider="strava"))
 
-    now, counts = timezone.now(), []
+    now = timezone.now()
+    counts: list[services.GearCounts] = []
     assert UsersIntegrations.objects.filter(pk__lte=2 * USERS).count() == 2 * USERS
     first, second = range(1, USERS + 1), range(USERS + 1, 2 * USERS + 1)
     try:
@@ -93,8 +92,7 @@ def measure() -> Iterator[Line]:
                 f"{seconds / floor:.2f}",
             )
     finally:
-        session.adapters.clear()
-        session.adapters.update(before)
+        http._adapter = before
 
 
 def _rows(user_id: int, now: datetime) -> list[Gear]:
@@ -119,9 +117,9 @@ def _in_turns(*works: tuple[Callable[[int], None], range]) -> list[tuple[float, 
     seconds, queries = [0.0] * len(works), [0] * len(works)
     current = 0
 
-    def note(execute: Any, *arguments: Any) -> Any:
-        queries[current] += 1
-        return execute(*arguments)
+    def note(execute: Any, sql: str, *arguments: Any) -> Any:
+        queries[current] += sql != "BEGIN IMMEDIATE"  # which PostgreSQL is told another way
+        return execute(sql, *arguments)
 
     with connection.execute_wrapper(note):
         for user_ids in zip(*(users for _, users in works), strict=True):

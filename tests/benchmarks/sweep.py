@@ -112,10 +112,11 @@ def _bare() -> int:
     from cryptography.fernet import Fernet
     from django.db import connection, connections
     from django.utils import timezone
+    from fernet_fields import hkdf
 
     from integrations import conf
 
-    fernet = Fernet(Fernet.generate_key())
+    fernet = Fernet(hkdf.derive_fernet_key(conf.fernet_keys()[0]))
     address = urlsplit(conf.strava_oauth_url()).netloc
     waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     opened = fernet.encrypt(b"r" * 40)

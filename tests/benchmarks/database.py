@@ -12,7 +12,8 @@ import psycopg
 from psycopg import sql
 
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres")
-DATABASE = "integrations_bench"
+# A name of its own for each run: two at once must not drop each other's.
+DATABASE = f"integrations_bench_{os.getpid()}"
 CLIENT_ID = "4242"
 
 # All that project.settings reads, so that nobody's shell or .env changes what is measured.
@@ -65,10 +66,9 @@ def throw_away(choice: str) -> Iterator[str]:
 
 @contextmanager
 def _postgres() -> Iterator[str]:
-    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE))
+    drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(DATABASE))
     create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE))
     with psycopg.connect(POSTGRES_URL, autocommit=True) as server:
-        server.execute(drop)
         server.execute(create)
     try:
         yield urlsplit(POSTGRES_URL)._replace(path=f"/{DATABASE}").geturl()
