@@ -47,6 +47,7 @@ class _Watchdog:
 
     @contextmanager
     def watch(self, sock: socket.socket) -> Iterator[None]:
+        """Raises TimeoutError if it had to hang up: a head cut off looks like a whole one."""
         with self._lock:
             self._deadlines[sock] = time.monotonic() + READ_TIMEOUT
             if self._thread is None:
@@ -56,7 +57,9 @@ class _Watchdog:
             yield
         finally:
             with self._lock:
-                self._deadlines.pop(sock, None)
+                in_time = self._deadlines.pop(sock, None) is not None
+        if not in_time:
+            raise TimeoutError
 
     def _run(self) -> None:
         while True:
@@ -65,6 +68,7 @@ class _Watchdog:
             with self._lock:
                 late = [sock for sock, deadline in self._deadlines.items() if deadline < now]
                 for sock in late:
+                    del self._deadlines[sock]
                     with suppress(OSError):
                         # The plain socket's, for the reader has a TLS object in its hands.
                         socket.socket.shutdown(sock, socket.SHUT_RDWR)
@@ -115,9 +119,12 @@ class DeadlineAdapter(HTTPAdapter):
                     raise TooLong
                 if time.monotonic() > deadline:
                     raise requests.ReadTimeout
-        except (urllib3.exceptions.HTTPError, OSError) as exc:
+        except OSError:
             response.raw.close()
-            raise exc if isinstance(exc, OSError) else requests.ConnectionError(exc) from exc
+            raise
+        except urllib3.exceptions.HTTPError as exc:
+            response.raw.close()
+            raise requests.ConnectionError(exc) from exc
         response._content = body
         response._content_consumed = True  # type: ignore[attr-defined]
         return response

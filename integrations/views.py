@@ -184,8 +184,7 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
     if not sync_gear:
         return done(request, _("Gear is no longer synchronised. What is here stays as it is."))
     try:
-        services.request_gear_sync(request.user.pk, provider)
-        tasks.enqueue(tasks.sync_gear, request.user.pk, provider)
+        _start_gear_sync(request.user.pk, provider)
     except IntegrationsError:  # not connected, under way already, or no worker to be had
         return done(request, _("Gear will be synchronised."))
     return done(request, _("Gear will be synchronised. The first time starts now."))
@@ -197,12 +196,7 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
 def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
     """Start a gear synchronisation."""
     try:
-        services.request_gear_sync(request.user.pk, provider)
-        try:
-            tasks.enqueue(tasks.sync_gear, request.user.pk, provider)
-        except TaskQueueUnavailable:
-            services.withdraw_gear_sync(request.user.pk, provider)
-            raise
+        _start_gear_sync(request.user.pk, provider)
     except IntegrationsError as exc:
         return failed(request, exc)
     return done(request, _("Synchronising your gear …"), level=messages.INFO, status=202)
@@ -226,3 +220,12 @@ def export(request: AthleteRequest) -> HttpResponse:
 def status(request: AthleteRequest) -> HttpResponse:
     """The state of both providers as JSON, without secrets."""
     return JsonResponse(services.get_integrations_status(request.user.pk))
+
+
+def _start_gear_sync(user_id: int, provider: str) -> None:
+    services.request_gear_sync(user_id, provider)
+    try:
+        tasks.enqueue(tasks.sync_gear, user_id, provider)
+    except TaskQueueUnavailable:
+        services.withdraw_gear_sync(user_id, provider)
+        raise

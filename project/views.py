@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -47,16 +48,18 @@ class ThrottledLoginView(auth_views.LoginView):
         return "login:" + sha256(who.encode(errors="replace")).hexdigest()
 
     def form_valid(self, form: Any) -> HttpResponse:
-        # Also with the right password: or guessing could go on and see when it is right.
-        if cache.get(self.key(), 0) >= self.MOST:
-            return self.too_many(form)
-        cache.delete(self.key())
+        with suppress(Exception):  # a cache that is down keeps nobody out
+            # Also with the right password: or guessing could go on and see when it is right.
+            if cache.get(self.key(), 0) >= self.MOST:
+                return self.too_many(form)
+            cache.delete(self.key())
         return super().form_valid(form)
 
     def form_invalid(self, form: Any) -> HttpResponse:
-        cache.add(self.key(), 0, self.WINDOW)
-        if cache.incr(self.key()) > self.MOST:
-            return self.too_many(form)
+        with suppress(Exception):
+            cache.add(self.key(), 0, self.WINDOW)
+            if cache.incr(self.key()) > self.MOST:
+                return self.too_many(form)
         return super().form_invalid(form)
 
     def too_many(self, form: Any) -> HttpResponse:

@@ -1,0 +1,717 @@
+"""The database lost in the middle of every service, at each of its statements; and busy.
+
+A service is run again and again: the first time its first statement fails, then its second, and
+so on until none is left to fail. Each time the caller gets the contract's error, and a snapshot
+of every table says that nothing is half written, but for what a service documents as a write of
+its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatch
+from itertools import count
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.auth import get_user_model
+from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.backends.signals import connection_created
+from django.test import override_settings
+from django.utils import timezone
+
+from integrations import conf, services
+from integrations.exceptions import (
+    IntegrationsDatabaseError,
+    IntegrationsError,
+    StravaRelinkRequired,
+)
+from integrations.fields import keep_sealed
+from integrations.models import (
+    GarminConnectLogin,
+    LinkEvent,
+    LinkStatus,
+    UsersIntegrations,
+)
+from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
+from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD
+from integrations.sandbox.strava import ALICE, CLIENT_ID
+from integrations.schemas import UsersIntegrationsUpdate
+from integrations.services import _single_flight
+from integrations.strava.client import StravaClient, StravaTokens
+
+from .test_strava_webhook import event
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+INTERNALS = "relation users_integrations at 10.0.0.5: s3cret"
+
+# --- What a service starts from -----------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """One athlete, made anew for each run, and the providers."""
+
+    strava: Any
+    garmin: Any
+    user: Any
+    state: str = ""
+    attempt: Any = None
+    link: tuple[Any, ...] = ()
+
+    @property
+    def id(self):
+        return self.user.pk
+
+    @property
+    def row(self):
+        return UsersIntegrations.objects.get(user=self.user)
+
+
+def nothing(world):
+    """No row."""
+
+
+def a_row(world):
+    services.create_user_integrations(world.id)
+
+
+def strava_link(world, expires_in=21600):
+    a_row(world)
+    tokens = StravaTokens(**world.strava.issue_tokens(ALICE, expires_in=expires_in))
+    services.link_strava_account(world.row, tokens)
+    UsersIntegrations.objects.update(
+        strava_scope="read,profile:read_all",
+        strava_site_client_id=CLIENT_ID,
+        strava_sync_gear=True,
+        strava_sync_due_at=timezone.now() - timedelta(minutes=1),
+    )
+
+
+def strava_link_expired(world):
+    strava_link(world, expires_in=-60)
+
+
+def strava_link_with_gear(world):
+    strava_link(world)
+    services.sync_strava_gear(world.id)
+    bikes, shoes = world.strava.athletes[ALICE].bikes, world.strava.athletes[ALICE].shoes
+    bikes[0]["distance"] += 1000
+    shoes.pop()
+
+
+def strava_link_revoked(world):
+    strava_link(world)
+    world.strava.revoke_grant(ALICE)
+
+
+def waiting_at_strava(world):
+    world.state = services.begin_strava_authorization(world.id, "http://testserver/cb").state
+    world.link = world.row, world.strava.issue_tokens(ALICE)
+
+
+def garmin_link(world, expires_in=None):
+    a_row(world)
+    more = {} if expires_in is None else {"expires_in": expires_in}
+    session = world.garmin.issue_session(GARMIN_ALICE, **more)
+    services.link_garminconnect_account(world.id, None, session)
+
+
+def garmin_link_lapsing(world):
+    garmin_link(world, expires_in=300)
+
+
+def garmin_link_refused(world):
+    """The token is good by its date, and Garmin answers it with a 401."""
+    garmin_link(world)
+    world.garmin.expire(GARMIN_ALICE)
+
+
+def garmin_sign_in(world, email=GARMIN_ALICE):
+    world.attempt = services.begin_garminconnect_login(world.id, email, PASSWORD)
+
+
+def garmin_sign_in_over(world):
+    garmin_sign_in(world)
+    GarminConnectLogin.objects.update(step_until=timezone.now() - timedelta(seconds=1))
+
+
+def garmin_code_wanted(world):
+    garmin_sign_in(world, MFA)
+    assert services.run_garminconnect_login(world.id, world.attempt) == "mfa_required"
+
+
+def garmin_code_given(world):
+    garmin_code_wanted(world)
+    services.submit_garminconnect_code(world.id, MFA_CODE)
+
+
+def garmin_link_and_sign_in(world):
+    garmin_link(world)
+    garmin_sign_in(world)
+
+
+def old_events(world):
+    strava_link(world)
+    LinkEvent.objects.update(at=timezone.now() - timedelta(days=10_000))
+
+
+def secrets_of_two_models(world):
+    a_row(world)
+    services.set_user_strava_client(world.id, "10", "secret")
+    garmin_sign_in(world)
+
+
+def rotate(world):
+    with override_settings(
+        FERNET_KEYS=["a-newer-key-0123456789-abcdefghijklmn", *conf.fernet_keys()]
+    ):
+        services.rotate_fernet_keys()
+
+
+def strava_link_dead(world):
+    strava_link_expired(world)
+    world.strava.revoke_grant(ALICE)
+
+
+def ask_of_the_dead(world):
+    with suppress(StravaRelinkRequired):
+        services.get_strava_access_token(world.id)
+
+
+def confirm(world):
+    # It returns the code of an error that left the question open.
+    if services.confirm_strava_revocation(world.id) == IntegrationsDatabaseError.code:
+        raise IntegrationsDatabaseError
+
+
+# --- The services -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    given: Callable[[World], object]
+    run: Callable[[World], object]
+    # What a failure may leave behind: tables, or columns of users_integrations, that the service
+    # documents as writes of their own; and why.
+    leaves: frozenset[str] = frozenset()
+    why: str = ""
+    # Where one statement may fail and the service succeed all the same; and why.
+    survives: str = ""
+
+
+def leaves(*names):
+    return frozenset(names)
+
+
+STRAVA_TOKENS = leaves(
+    "strava_token", "strava_refresh_token", "strava_token_expires_at", "strava_refreshed_at"
+)
+GARMIN_TOKENS = leaves(
+    "garminconnect_oauth2", "garminconnect_token_expires_at", "garminconnect_refreshed_at"
+)
+SYNC_NOTED = leaves(
+    "garminconnect_sync_due_at",
+    "garminconnect_sync_error",
+    "garminconnect_sync_failures",
+    "integrations_linkevent",
+)
+LEASE = leaves("strava_lease", "strava_lease_until")
+GARMIN_LEASE = leaves("garminconnect_lease", "garminconnect_lease_until")
+STATE = leaves("strava_state", "strava_state_expires_at")
+LEASE_RUNS_OUT = "the lease is taken first, and frees the way when it runs out"
+ASKS_AGAIN = "a provider's answer is worth a link: the database is asked again for a while"
+
+CASES: dict[str, Case] = {
+    "get_user_integrations_by_user_id": Case(
+        a_row, lambda w: services.get_user_integrations_by_user_id(w.id)
+    ),
+    "get_user_integrations_by_strava_state": Case(
+        waiting_at_strava, lambda w: services.get_user_integrations_by_strava_state(w.state)
+    ),
+    "create_user_integrations": Case(nothing, lambda w: services.create_user_integrations(w.id)),
+    "edit_user_integrations": Case(
+        strava_link,
+        lambda w: services.edit_user_integrations(
+            UsersIntegrationsUpdate(strava_token="t", strava_sync_gear=False), w.id
+        ),
+        leaves("strava_token", "strava_sync_gear"),
+        "it writes, and then reads what it returns: a read that fails undoes no write",
+    ),
+    "set_user_strava_client": Case(
+        a_row, lambda w: services.set_user_strava_client(w.id, "10", "secret")
+    ),
+    "set_user_strava_state": Case(a_row, lambda w: services.set_user_strava_state(w.id, "s")),
+    "set_user_strava_sync_gear": Case(
+        a_row, lambda w: services.set_user_strava_sync_gear(w.id, True)
+    ),
+    "set_user_garminconnect_sync_gear": Case(
+        a_row, lambda w: services.set_user_garminconnect_sync_gear(w.id, True)
+    ),
+    "link_strava_account": Case(
+        waiting_at_strava,
+        lambda w: services.link_strava_account(*w.link),
+        leaves("strava_*", "integrations_linkevent"),
+        "the link is committed, and then the instance is brought up to date",
+    ),
+    "unlink_strava_account": Case(
+        strava_link_with_gear, lambda w: services.unlink_strava_account(w.id)
+    ),
+    "link_garminconnect_account": Case(
+        a_row, lambda w: services.link_garminconnect_account(w.id, None, {"di_token": "d"})
+    ),
+    "unlink_garminconnect_account": Case(
+        garmin_link, lambda w: services.unlink_garminconnect_account(w.id)
+    ),
+    "begin_strava_authorization": Case(
+        strava_link, lambda w: services.begin_strava_authorization(w.id, "http://testserver/cb")
+    ),
+    "begin_strava_authorization: first": Case(
+        nothing,
+        lambda w: services.begin_strava_authorization(w.id, "http://testserver/cb"),
+        leaves("users_integrations"),
+        "an empty row is made where there is none, and is as good as none",
+    ),
+    "complete_strava_authorization": Case(
+        waiting_at_strava,
+        lambda w: services.complete_strava_authorization(
+            w.id, state=w.state, code=w.strava.grant(ALICE), scope="read"
+        ),
+        STATE,
+        "the state is spent before anything else happens",
+    ),
+    "disconnect_strava": Case(strava_link_with_gear, lambda w: services.disconnect_strava(w.id)),
+    "get_strava_access_token": Case(
+        strava_link_expired,
+        lambda w: services.get_strava_access_token(w.id),
+        LEASE,
+        LEASE_RUNS_OUT,
+        survives=ASKS_AGAIN,
+    ),
+    "get_strava_access_token: dead": Case(
+        strava_link_dead,
+        ask_of_the_dead,
+        LEASE,
+        LEASE_RUNS_OUT,
+    ),
+    "refresh_strava_access_token": Case(
+        strava_link_expired,
+        lambda w: services.refresh_strava_access_token(w.id),
+        LEASE | STRAVA_TOKENS,
+        "a token that was rotated is stored at once; its line in the trail comes after",
+        survives=ASKS_AGAIN,
+    ),
+    "sweep_strava_tokens": Case(
+        strava_link_expired,
+        lambda w: services.sweep_strava_tokens(workers=1),
+        LEASE | STRAVA_TOKENS,
+        "row by row: one that is refreshed is stored, whatever becomes of the next",
+        survives=ASKS_AGAIN,
+    ),
+    "take_strava_revocation": Case(strava_link, lambda w: services.take_strava_revocation(event())),
+    "withdraw_strava_check": Case(strava_link, lambda w: services.withdraw_strava_check(w.id)),
+    "confirm_strava_revocation": Case(
+        strava_link_revoked,
+        confirm,
+        LEASE | leaves("strava_error", "strava_relink_required_at", "integrations_linkevent"),
+        "the link is declared dead first, and cleared then: both say the truth",
+    ),
+    "get_garminconnect_client": Case(
+        garmin_link_lapsing,
+        lambda w: services.get_garminconnect_client(w.id),
+        GARMIN_LEASE,
+        LEASE_RUNS_OUT,
+        survives=ASKS_AGAIN,
+    ),
+    "refresh_garminconnect_session": Case(
+        garmin_link,
+        lambda w: services.refresh_garminconnect_session(w.id),
+        GARMIN_LEASE | GARMIN_TOKENS,
+        "a session that was rotated is stored at once; its line in the trail comes after",
+        survives=ASKS_AGAIN,
+    ),
+    "disconnect_garminconnect": Case(
+        garmin_link_and_sign_in,
+        lambda w: services.disconnect_garminconnect(w.id),
+    ),
+    "begin_garminconnect_login": Case(
+        a_row,
+        lambda w: services.begin_garminconnect_login(w.id, GARMIN_ALICE, PASSWORD),
+        leaves("integrations_garminconnectattempt"),
+        "an attempt is counted before Garmin is asked, so that none too many gets through",
+    ),
+    "run_garminconnect_login": Case(
+        garmin_sign_in,
+        lambda w: services.run_garminconnect_login(w.id, w.attempt),
+        leaves("integrations_garminconnectlogin"),
+        "the worker takes the password out of the row first; its time runs out within a minute",
+    ),
+    "submit_garminconnect_code": Case(
+        garmin_code_wanted,
+        lambda w: services.submit_garminconnect_code(w.id, MFA_CODE),
+    ),
+    "run_garminconnect_mfa": Case(
+        garmin_code_given,
+        lambda w: services.run_garminconnect_mfa(w.id, w.attempt),
+        leaves("integrations_garminconnectlogin"),
+        "the worker takes the code out of the row first; it can be entered again",
+    ),
+    "cancel_garminconnect_login": Case(
+        garmin_sign_in, lambda w: services.cancel_garminconnect_login(w.id)
+    ),
+    "forget_dead_garminconnect_logins": Case(
+        garmin_sign_in_over, lambda w: services.forget_dead_garminconnect_logins()
+    ),
+    "get_integrations_status": Case(
+        garmin_sign_in_over,
+        lambda w: services.get_integrations_status(w.id),
+        leaves("garminconnect_error", "integrations_garminconnectlogin", "integrations_linkevent"),
+        "a sign-in whose time has run out is settled, and then the rows are read",
+    ),
+    "get_links": Case(
+        garmin_sign_in_over,
+        lambda w: services.get_links(w.id),
+        leaves("garminconnect_error", "integrations_garminconnectlogin", "integrations_linkevent"),
+        "a sign-in whose time has run out is settled, and then the rows are read",
+    ),
+    "get_link_events": Case(strava_link, lambda w: services.get_link_events(w.id)),
+    "forget_old_link_events": Case(
+        old_events,
+        lambda w: services.forget_old_link_events(),
+        leaves("integrations_linkevent"),
+        "a thousand at a time; what is forgotten is forgotten",
+    ),
+    "export_integrations": Case(strava_link, lambda w: services.export_integrations(w.id)),
+    "sync_strava_gear": Case(strava_link_with_gear, lambda w: services.sync_strava_gear(w.id)),
+    "sync_garminconnect_gear": Case(
+        garmin_link,
+        lambda w: services.sync_garminconnect_gear(w.id),
+        SYNC_NOTED,
+        "that it failed is noted, and when to try again",
+    ),
+    "sync_garminconnect_gear: renewed in use": Case(
+        garmin_link_refused,
+        lambda w: services.sync_garminconnect_gear(w.id),
+        GARMIN_LEASE | GARMIN_TOKENS | SYNC_NOTED,
+        "a session that was rotated is stored at once, and the failure of the gear is noted",
+        survives=ASKS_AGAIN,
+    ),
+    "sync_gear": Case(strava_link_with_gear, lambda w: services.sync_gear(w.id, "strava")),
+    "request_gear_sync": Case(strava_link, lambda w: services.request_gear_sync(w.id, "strava")),
+    "withdraw_gear_sync": Case(strava_link, lambda w: services.withdraw_gear_sync(w.id, "strava")),
+    "set_sync_gear": Case(a_row, lambda w: services.set_sync_gear(w.id, "strava", True)),
+    "get_gear": Case(strava_link_with_gear, lambda w: services.get_gear(w.id)),
+    "count_gear": Case(strava_link_with_gear, lambda w: services.count_gear(w.id)),
+    "iterate_wanting_gear": Case(
+        strava_link, lambda w: list(services.iterate_wanting_gear("strava"))
+    ),
+    "take_due_gear_syncs": Case(
+        strava_link,
+        lambda w: services.take_due_gear_syncs("strava"),
+        leaves("strava_sync_due_at"),
+        "they are put off for an hour first, so that each is given to one caller only",
+    ),
+    "fernet_keys_open_secrets": Case(nothing, lambda w: services.fernet_keys_open_secrets()),
+    "plant_fernet_canary": Case(nothing, lambda w: services.plant_fernet_canary(anew=True)),
+    "rotate_fernet_keys": Case(
+        secrets_of_two_models,
+        rotate,
+        leaves("strava_*", "integrations_garminconnectlogin", "integrations_fernetcanary"),
+        "may be stopped anywhere and run again: row by row",
+    ),
+}
+
+NO_DATABASE = {
+    "PROVIDERS": "a tuple",
+    "AuthorizationRequest": "a value",
+    "GearCounts": "a value",
+    "RotationCounts": "a value",
+    "StravaAuthorization": "a value",
+    "SweepCounts": "a value",
+    "acting_as": "a context variable",
+    "codes_left": "reads an instance at hand",
+    "describe_integrations": "reads instances at hand",
+    "health_message": "words",
+    "is_strava_verify_token": "compares with a setting",
+    "run_parallel": "threads for others' work",
+    "create_strava_subscription": "HTTP with Strava, and no row",
+    "list_strava_subscriptions": "HTTP with Strava, and no row",
+    "delete_strava_subscriptions": "HTTP with Strava, and no row",
+}
+
+
+def test_every_service_is_here_or_needs_no_database():
+    tested = {name.split(":")[0] for name in CASES}
+    assert not tested & set(NO_DATABASE)
+    assert tested | set(NO_DATABASE) == set(services.__all__)
+
+
+def test_what_is_left_is_explained():
+    for name, case in CASES.items():
+        assert bool(case.leaves) == bool(case.why), name
+
+
+# --- The fault ----------------------------------------------------------------------------------
+
+
+class Breaker:
+    """Fails the n-th statement or commit of the whole process, and perhaps all that follow."""
+
+    def __init__(self, number, error, lasting):
+        self.number, self.error, self.lasting = number, error, lasting
+        self.lock = threading.Lock()
+        self.seen = 0
+        self.broke = ""
+
+    def pass_through(self, what):
+        with self.lock:
+            self.seen += 1
+            if self.seen == self.number or (self.lasting and self.seen > self.number):
+                self.broke = self.broke or what
+                raise self.error(INTERNALS)
+
+    def __call__(self, execute, sql, params, many, context):
+        self.pass_through(sql)
+        return execute(sql, params, many, context)
+
+    def install(self, connection, **kwargs):
+        if self not in connection.execute_wrappers:
+            connection.execute_wrappers.append(self)
+
+
+@contextmanager
+def broken(number, error, lasting):
+    """For this thread's connection, and for those that other threads open meanwhile."""
+    breaker, patch = Breaker(number, error, lasting), pytest.MonkeyPatch()
+    ours = connections["default"]
+    commit = type(ours)._commit
+
+    def failing_commit(self):
+        try:
+            breaker.pass_through("COMMIT")
+        except error:
+            self._rollback()  # what a server does with a transaction whose client is gone
+            raise
+        return commit(self)
+
+    patch.setattr(type(ours), "_commit", failing_commit)
+    ours.execute_wrappers.append(breaker)
+    connection_created.connect(breaker.install, weak=False)
+    try:
+        yield breaker
+    finally:
+        connection_created.disconnect(breaker.install)
+        ours.execute_wrappers.remove(breaker)
+        patch.undo()
+
+
+# --- Before and after ---------------------------------------------------------------------------
+
+MODELS = list(apps.get_app_config("integrations").get_models())
+
+
+@pytest.fixture
+def begin_anew(sandbox, strava, garmin):
+    """Another athlete, in an empty database."""
+    numbers = count()
+
+    def begin_anew():
+        sandbox.reset()
+        users = get_user_model().objects.all()
+        for model in sorted(MODELS, key=lambda model: model is UsersIntegrations):
+            model.objects.all()._raw_delete(model.objects.db)
+        users._raw_delete(users.db)
+        services.plant_fernet_canary(anew=True)
+        return World(strava, garmin, users.create(username=f"athlete{next(numbers)}"))
+
+    return begin_anew
+
+
+def snapshot():
+    """Every row of every table; secrets by their ciphertext."""
+    with keep_sealed():
+        return {
+            model._meta.db_table: {row["id"]: row for row in model.objects.values()}
+            for model in MODELS
+        }
+
+
+def differences(before, after):
+    """Tables that are not as they were; of users_integrations, the columns."""
+    found = set()
+    for table in before:
+        old, new = before[table], after[table]
+        if table != UsersIntegrations._meta.db_table or set(old) != set(new):
+            found |= {table} if old != new else set()
+            continue
+        for pk in old:
+            found |= {name for name in old[pk] if old[pk][name] != new[pk][name]}
+    return found
+
+
+KINDS = {
+    "lost for good": (OperationalError, True),
+    "lost once": (OperationalError, False),
+    "closed once": (InterfaceError, False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CASES)
+def test_a_database_lost_at_any_statement_leaves_nothing_half_written(
+    name, kind, begin_anew, monkeypatch
+):
+    monkeypatch.setattr(_single_flight, "STORE_FOR", 0.3)
+    case, (error, lasting) = CASES[name], KINDS[kind]
+    wrong = []
+    for number in count(1):
+        world = begin_anew()
+        case.given(world)
+        before, raised = snapshot(), None
+        with broken(number, error, lasting) as breaker:
+            try:
+                case.run(world)
+            except Exception as exc:
+                raised = exc
+        if not breaker.broke:
+            break
+        where = f"statement {number}: {breaker.broke[:70]}"
+        if raised is None:
+            if lasting or not case.survives:
+                wrong.append(f"{where}: nobody was told")
+            continue
+        if not (isinstance(raised, IntegrationsError) and raised.status_code == 500):
+            wrong.append(f"{where}: {raised!r}")
+        if INTERNALS in f"{raised!r} {raised}":
+            wrong.append(f"{where}: tells of internals")
+        left = [
+            name
+            for name in sorted(differences(before, snapshot()))
+            if not any(fnmatch(name, pattern) for pattern in case.leaves)
+        ]
+        if left:
+            wrong.append(f"{where}: left {left}")
+    assert raised is None  # the last run, which nothing has disturbed
+    assert number > 1  # and which asks the database at all
+    assert not wrong, "\n".join([name, *wrong])
+
+
+# --- Busy ---------------------------------------------------------------------------------------
+
+# Seconds. How long a statement waits for another's lock, here.
+PATIENCE = 0.3
+
+
+@pytest.fixture
+def impatient_database():
+    """This thread's connection waits for a lock no longer than PATIENCE."""
+    connection = connections["default"]
+
+    def wait(seconds):
+        with connection.cursor() as cursor:
+            if connection.vendor == "sqlite":
+                cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+            else:
+                cursor.execute(f"SET lock_timeout = '{round(seconds * 1000)}ms'")
+
+    wait(PATIENCE)
+    yield wait
+    wait(20 if connection.vendor == "sqlite" else 0)
+
+
+@contextmanager
+def busy_elsewhere(user_id, seconds=None):
+    """Another connection holds what a writer of this row needs; for so long, or to the end."""
+    held, free = threading.Event(), threading.Event()
+
+    def hold():
+        other = connections["default"]
+        try:
+            with transaction.atomic():
+                UsersIntegrations.objects.filter(user_id=user_id).update(user_id=user_id)
+                held.set()
+                free.wait(seconds if seconds is not None else 30)
+        finally:
+            other.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30)
+    try:
+        yield
+    finally:
+        free.set()
+        thread.join()
+
+
+WRITERS = {
+    "one statement": lambda w: services.set_user_strava_sync_gear(w.id, False),
+    "a transaction": lambda w: services.unlink_strava_account(w.id),
+    "gear": lambda w: services.sync_strava_gear(w.id),
+    "a lease": lambda w: services.refresh_strava_access_token(w.id),
+    "a state": lambda w: services.begin_strava_authorization(w.id, "http://testserver/cb"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_database_busy_for_too_long_is_the_contracts_error(name, begin_anew, impatient_database):
+    world = begin_anew()
+    strava_link_with_gear(world)
+    before = snapshot()
+
+    with busy_elsewhere(world.id):
+        started = time.monotonic()
+        with pytest.raises(IntegrationsDatabaseError) as caught:
+            WRITERS[name](world)
+        took = time.monotonic() - started
+
+    assert caught.value.status_code == 500
+    assert "lock" not in f"{caught.value!r}"
+    assert PATIENCE * 0.8 < took < 10
+    assert differences(before, snapshot()) == set()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_database_busy_for_a_moment_is_waited_for(name, begin_anew, impatient_database):
+    world = begin_anew()
+    strava_link_with_gear(world)
+    before = snapshot()
+    impatient_database(10)
+
+    with busy_elsewhere(world.id, seconds=0.4):
+        started = time.monotonic()
+        WRITERS[name](world)
+
+    assert time.monotonic() - started > 0.3
+    assert differences(before, snapshot())
+
+
+def test_a_rotated_token_outlasts_a_database_that_is_busy_for_longer(
+    begin_anew, impatient_database, monkeypatch
+):
+    """Strava has answered, and the old refresh token is dead: the answer may not be dropped."""
+    world = begin_anew()
+    strava_link_expired(world)
+    ask = StravaClient.refresh_access_token
+    busy = ExitStack()
+
+    def asked(self, refresh_token):
+        tokens = ask(self, refresh_token)
+        busy.enter_context(busy_elsewhere(world.id, seconds=4 * PATIENCE))
+        return tokens
+
+    monkeypatch.setattr(StravaClient, "refresh_access_token", asked)
+    with busy:
+        token = services.get_strava_access_token(world.id)
+
+    assert token == world.row.strava_token
+    assert world.strava.is_alive(world.row.strava_refresh_token)
+    assert world.row.strava_status == LinkStatus.LINKED
+    assert world.strava.calls["token"] == 1
