@@ -663,7 +663,7 @@ def test_a_hostile_line_costs_what_its_length_costs():
     assert time.monotonic() - start < 20
 
 
-def test_the_console_has_the_filters():
+def test_the_console_has_the_filters(db):
     names = site.LOGGING["handlers"]["console"]["filters"]
     classes = [site.LOGGING["filters"][name]["()"].rsplit(".", 1)[1] for name in names]
     assert classes == [WithEvent.__name__, WithoutQuery.__name__, WithoutSecrets.__name__]
