@@ -100,7 +100,7 @@ class StravaScopeFilter(admin.SimpleListFilter):
 
 
 @admin.register(LinkEvent)
-class LinkEventAdmin(admin.ModelAdmin):
+class LinkEventAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """The trail, to read and to search."""
 
     list_display = ("at", "user", "provider", "event", "code", "actor", "actor_user")
@@ -122,7 +122,7 @@ class LinkEventAdmin(admin.ModelAdmin):
 
 
 @admin.register(Gear)
-class GearAdmin(admin.ModelAdmin):
+class GearAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Gear as the providers list it; each synchronisation would undo an edit."""
 
     list_display = ("__str__", "user", "provider", "kind", "kilometres", "primary", "retired")
@@ -148,7 +148,7 @@ class GearAdmin(admin.ModelAdmin):
 
 
 @admin.register(UsersIntegrations)
-class UsersIntegrationsAdmin(admin.ModelAdmin):
+class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = (
         "user",
         "strava",
@@ -231,7 +231,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[UsersIntegrations]:
         # A second lock on the door: what is never loaded can never be shown. Of the tokens
         # only whether they are there is needed.
-        rows = super().get_queryset(request)
+        rows: QuerySet[UsersIntegrations] = super().get_queryset(request)
         gear = Gear.objects.filter(user=OuterRef("user")).order_by().values("user")
         return rows.annotate(gear_count=Subquery(gear.values(count=Count("pk")))).defer(
             "strava_client_secret",

@@ -194,7 +194,8 @@ class KeepsSecretsSealed(models.Model):
     def sealed(self, name: str) -> Sealed | None:
         """An encrypted field as it is stored, without decrypting it."""
         with keep_sealed():
-            return getattr(self, name)
+            value: Sealed | None = getattr(self, name)
+            return value
 
     def has_secret(self, name: str) -> bool:
         """Whether an encrypted field holds anything, told without decrypting it."""

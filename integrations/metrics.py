@@ -162,7 +162,7 @@ def exposition(accept: str = "") -> tuple[bytes, str]:
     registry = CollectorRegistry()
     registry.register(DatabaseCollector())
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        MultiProcessCollector(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
         registry.register(own)
     encode, content_type = choose_encoder(accept)

@@ -18,7 +18,7 @@ logger = logging.getLogger("integrations.tasks")
 _URGENT = 50
 
 
-def enqueue(work: Task, *args: Any) -> None:
+def enqueue(work: Task[..., Any], *args: Any) -> None:
     """Hand work to a worker. Raises TaskQueueUnavailable if the task backend does not take it."""
     try:
         work.enqueue(*args)

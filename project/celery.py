@@ -43,7 +43,7 @@ class Task(celery.Task):
         return super().apply_async(*args, priority=level, **options)
 
 
-@setup_logging.connect
+@setup_logging.connect  # type: ignore[untyped-decorator]
 def leave_logging_to_django(**kwargs: Any) -> None:
     """Keep Celery from replacing the handlers, and with them the filters that cut secrets off."""
 

@@ -155,8 +155,8 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     goes on with the one that it gets: so a refresh token is never spent by two.
     """
     garminconnect = library()
-    garmin = garminconnect.Garmin(is_cn=session.is_cn)
-    client = garmin.client
+    garmin: Garmin = garminconnect.Garmin(is_cn=session.is_cn)
+    client: Any = garmin.client
     client.loads(json.dumps(session.tokens))
     for scheme in ("https://", "http://"):  # the library bounds single reads only
         client._api_session.mount(scheme, DeadlineAdapter(pool_maxsize=20))

@@ -252,11 +252,14 @@ class TokenKeeper[Token](ABC):
 
     def _backoff(self, row: UsersIntegrations, exc: IntegrationsError) -> float:
         """Seconds until a sweep may try again: doubling up to a day, with jitter."""
-        seconds = min(BACKOFF * 2 ** min(self._get(row, "failures"), 20), MAX_BACKOFF)
+        seconds: float = min(BACKOFF * 2 ** min(self._get(row, "failures"), 20), MAX_BACKOFF)
         seconds *= random.uniform(0.75, 1.25)  # noqa: S311 (jitter, not a secret)
-        return min(max(seconds, getattr(exc, "retry_after", None) or 0), MAX_BACKOFF)
+        retry_after: int = getattr(exc, "retry_after", None) or 0
+        return min(max(seconds, retry_after), MAX_BACKOFF)
 
-    def _store(self, row: UsersIntegrations, refreshed: Refreshed[Token]) -> Any:
+    def _store(
+        self, row: UsersIntegrations, refreshed: Refreshed[Token]
+    ) -> Refreshed[Token] | None:
         """Write what was answered, if the secret that it replaces is still the stored one.
 
         The provider has rotated already, so a database that hiccups is asked again for a while
