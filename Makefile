@@ -1,6 +1,7 @@
 # make run    the site with its sandbox on http://127.0.0.1:8000/
 # make test   every test, on SQLite and, where one answers, on PostgreSQL
 # make bench  measure, and print a table: on PostgreSQL where one answers, else on SQLite
+# make kill   kill -9 at 200 random moments, after which no link may be lost
 # make lint   format, lint, types, layers, migrations
 
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3 python \
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3 python 
 	&& { echo $$python; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup run test bench lint format
+.PHONY: setup run test bench kill lint format
 .DEFAULT_GOAL := run
 
 setup: .venv/ready
@@ -29,6 +30,9 @@ run: setup
 
 test: setup
 	@$(BIN)/python -m tests.run $(ARGS)
+
+kill: setup
+	@$(BIN)/python -m tests.killing $(ARGS)
 
 bench: setup
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
