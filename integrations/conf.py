@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 
@@ -66,9 +65,3 @@ def strava_oauth_url() -> str:
 def strava_api_url() -> str:
     """Base of Strava's API, without a trailing slash."""
     return str(_get("STRAVA_API_URL")).rstrip("/")
-
-
-def strava_origin() -> str:
-    """Scheme and host of the consent page: what `form-action` of a CSP has to allow."""
-    parts = urlsplit(strava_oauth_url())
-    return f"{parts.scheme}://{parts.netloc}"

@@ -51,7 +51,7 @@ def at_most(per_minute: int) -> Callable[..., Callable[..., HttpResponse]]:
         @wraps(view)
         def wrapper(request: AthleteRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             try:
-                throttle(request.user, view.__qualname__, per_minute)
+                throttle(request.user, f"{view.__module__}.{view.__qualname__}", per_minute)
             except TooManyRequests as exc:
                 if request.method == "GET" or wants_json(request):
                     response = error_response(exc.code, exc.user_message, exc.status_code)
