@@ -41,7 +41,7 @@ def rotate_fernet_keys(
     """
     counts = RotationCounts()
     for model, names in _encrypted_models():
-        for row in _rows_of(model, names, batch_size):
+        for row in _rows_of(model, batch_size):
             _rotate_row(model, row, names, counts)
             progress(counts)
     code = f"rotated={counts.rotated} unreadable={counts.unreadable}"
@@ -86,7 +86,7 @@ def _encrypted_models() -> Iterator[tuple[type[models.Model], list[str]]]:
             yield model, names
 
 
-def _rows_of(model: Any, names: list[str], batch_size: int) -> Iterator[Any]:
+def _rows_of(model: Any, batch_size: int) -> Iterator[Any]:
     last = 0
     rows = model._default_manager.order_by("pk")
     while batch := list(rows.filter(pk__gt=last)[:batch_size]):

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from django.test import Client
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from ..processes import Site
 
 CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "/usr/bin/chromium")
 
@@ -59,6 +62,23 @@ def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page
     context.close()
+
+
+@pytest.fixture
+def site(alice: Any, garmin: Any, strava: Any, sandbox: Any, page: Page) -> Iterator[Site]:
+    """The site as it runs in production, a worker beside it, and Alice logged in."""
+    site = Site(
+        INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url, TASKS_BACKEND="database"
+    )
+    site.web(workers=2)
+    site.worker()
+    client = Client()
+    client.force_login(alice)  # tests hash passwords as the site does not
+    page.context.add_cookies(
+        [{"name": "sessionid", "value": client.cookies["sessionid"].value, "url": site.url}]
+    )
+    yield site
+    site.stop()
 
 
 @pytest.fixture

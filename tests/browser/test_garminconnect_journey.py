@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from django.test import Client
 
 from integrations.models import LinkStatus
 from integrations.sandbox.garmin import ALICE, MFA, MFA_CODE, PASSWORD
 
 from ..conftest import row_of
-from ..processes import Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-
-
-@pytest.fixture
-def site(alice, garmin, sandbox, settings, page):
-    site = Site(INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url)
-    site.env["TASKS_BACKEND"] = "database"
-    site.web(workers=2)
-    site.worker()
-    client = Client()
-    client.force_login(alice)  # tests hash passwords as the site does not
-    page.context.add_cookies(
-        [{"name": "sessionid", "value": client.cookies["sessionid"].value, "url": site.url}]
-    )
-    yield site
-    site.stop()
 
 
 @pytest.fixture

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from django.test import Client
 
 from integrations import services
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE, BJORN
 
 from ..conftest import row_of
-from ..processes import Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture
-def site(alice, link, garmin, sandbox, page):
+def linked_site(alice, link, site, garmin):
     """Strava and Garmin Connect are linked; nothing has been synchronised."""
     link(alice)
     services.link_garminconnect_account(alice.pk, None, garmin.issue_session(GARMIN_ALICE))
-    site = Site(INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url)
-    site.env["TASKS_BACKEND"] = "database"
-    site.web(workers=2)
-    site.worker()
-    client = Client()
-    client.force_login(alice)  # tests hash passwords as the site does not
-    page.context.add_cookies(
-        [{"name": "sessionid", "value": client.cookies["sessionid"].value, "url": site.url}]
-    )
-    yield site
-    site.stop()
+    return site
 
 
 @pytest.fixture
@@ -40,10 +28,10 @@ def gear(page):
 
 
 def test_switching_gear_on_and_synchronising_again(
-    alice, strava, site, page, gear, complaints, assert_accessible
+    alice, strava, linked_site, page, gear, complaints, assert_accessible
 ):
     strava.athletes[ALICE].shoes[0]["retired"] = True
-    page.goto(f"{site.url}/settings/integrations/")
+    page.goto(f"{linked_site.url}/settings/integrations/")
     assert gear.get_by_text("Not synchronised yet").is_visible()
     assert gear.get_by_role("listitem").count() == 0
     assert_accessible()
@@ -73,10 +61,10 @@ def test_switching_gear_on_and_synchronising_again(
 
 
 def test_a_synchronisation_that_fails_says_why(
-    alice, strava, site, page, gear, complaints, assert_accessible
+    alice, strava, linked_site, page, gear, complaints, assert_accessible
 ):
     strava.fail("athlete", "500", times=1)
-    page.goto(f"{site.url}/settings/integrations/")
+    page.goto(f"{linked_site.url}/settings/integrations/")
     gear.get_by_role("button", name="Sync now").click()
     gear.get_by_text("Your gear could not be synchronised.").wait_for()
     assert page.get_by_text("Strava could not be reached").count() == 1  # not on the card, too
@@ -88,13 +76,15 @@ def test_a_synchronisation_that_fails_says_why(
     assert complaints == []
 
 
-def test_without_javascript_and_with_names_that_are_anything(alice, strava, site, browser, page):
+def test_without_javascript_and_with_names_that_are_anything(
+    alice, strava, linked_site, browser, page
+):
     strava.athletes[ALICE].bikes = strava.athletes[BJORN].bikes
     context = browser.new_context(java_script_enabled=False)
     context.set_default_timeout(60_000)
     context.add_cookies(page.context.cookies())
     page = context.new_page()
-    page.goto(f"{site.url}/settings/integrations/")
+    page.goto(f"{linked_site.url}/settings/integrations/")
 
     gear = page.get_by_role("group", name="Garmin Connect Gear")
     gear.get_by_role("switch").check()
