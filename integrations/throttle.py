@@ -23,8 +23,8 @@ def throttle(user: AbstractBaseUser, action: str, per_minute: int) -> None:
     everything pass.
     """
     now = time.time()
-    # Of the user as they are, not of a number that a later user may get.
-    who = user.get_session_auth_hash()[:32]
+    # The number alone a later user may get; the hash alone all have who have no password.
+    who = f"{user.pk}:{user.get_session_auth_hash()[:32]}"
     key = f"integrations:{action}:{who}:{int(now // WINDOW)}"
     try:
         cache.add(key, 0, timeout=2 * WINDOW)

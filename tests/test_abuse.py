@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.cache import cache
 
 from integrations.models import UsersIntegrations
@@ -37,6 +38,17 @@ def test_the_status_may_be_polled_but_not_hammered(alice_client):
     codes = [alice_client.get("/integrations/status/").status_code for _ in range(242)]
     assert set(codes[:240]) == {200}
     assert codes[-1] == 429
+
+
+def test_users_without_a_password_do_not_share_a_limit(alice, bob, alice_client, bob_client):
+    get_user_model().objects.update(password="")  # as a single sign-on may leave it
+    for user, client in ((alice, alice_client), (bob, bob_client)):
+        user.refresh_from_db()
+        client.force_login(user)
+    for _ in range(241):
+        response = alice_client.get("/integrations/status/")
+    assert response.status_code == 429
+    assert bob_client.get("/integrations/status/").status_code == 200
 
 
 def test_a_limit_that_was_reached_changes_nothing(alice, alice_client, linked):
