@@ -88,6 +88,13 @@ def test_what_is_due_is_refreshed_and_nothing_else(athletes, strava):
     assert sweep() == {"due": 0, "refreshed": 0, "failed": 0, "skipped": 0}
 
 
+def test_a_window_longer_than_a_tokens_life_renews_each_token_once(athletes, strava):
+    athletes(4)
+    strava.token_lifetime = 900
+    assert sweep(within=86_400) == {"due": 4, "refreshed": 4, "failed": 0, "skipped": 0}
+    assert strava.calls["token"] == 4
+
+
 def test_a_wider_window_does_not_ask_for_ever(athletes, strava):
     athletes(3, expires_in=7200)  # Strava answers with the same token
     assert sweep(within=10_000)["refreshed"] == 3

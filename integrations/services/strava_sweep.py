@@ -68,6 +68,7 @@ class _Sweep:
         workers: int,
         progress: Callable[[SweepCounts], object],
     ) -> None:
+        self.started = started
         self.until = started + within
         self.workers = workers
         self.progress = progress
@@ -77,9 +78,13 @@ class _Sweep:
         self.site_limited = strava.site_limited_for() > 0
 
     def due(self) -> Any:
-        """Links that are alive, expire in time, and were not put off by a failure."""
+        """Links that are alive, expire in time, and were not put off by a failure.
+
+        Nor renewed since the sweep began: a window may be longer than what a new token lives.
+        """
         return UsersIntegrations.objects.filter(
             Q(strava_retry_at=None) | Q(strava_retry_at__lte=timezone.now()),
+            Q(strava_refreshed_at=None) | Q(strava_refreshed_at__lt=self.started),
             LINK_CONDITIONS["strava"][LinkStatus.LINKED],
             strava_token_expires_at__lt=self.until,
             strava_refresh_token__isnull=False,
