@@ -96,8 +96,10 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_retry_at = models.DateTimeField(null=True, blank=True)
     # Set where this link ran into a rate limit of its app, for others of that app to know.
     strava_limited_until = models.DateTimeField(null=True, blank=True)
-    # When a push event made us ask Strava whether the link still stands.
-    strava_checked_at = models.DateTimeField(null=True, blank=True)
+    # A push event said that the link is revoked: when Strava is asked whether it is, unless a
+    # worker does so before, and until when the questions that are allowed are used up.
+    strava_check_due_at = models.DateTimeField(null=True, blank=True)
+    strava_checks_until = models.DateTimeField(null=True, blank=True)
 
     # Strava: the right to refresh, held by one refresher at a time.
     strava_lease = models.UUIDField(null=True, blank=True)
@@ -157,6 +159,11 @@ class UsersIntegrations(KeepsSecretsSealed):
                 fields=["strava_limited_until"],
                 condition=Q(strava_limited_until__isnull=False),
                 name="users_integrations_strava_lim",
+            ),
+            models.Index(
+                fields=["strava_check_due_at"],
+                condition=Q(strava_check_due_at__isnull=False),
+                name="users_integrations_strava_chk",
             ),
             models.Index(
                 fields=["strava_sync_due_at"],

@@ -77,3 +77,14 @@ def forget_old_link_events() -> int:
 @task
 def confirm_strava_revocation(user_id: int) -> str:
     return services.confirm_strava_revocation(user_id)
+
+
+@task
+def confirm_due_strava_revocations() -> int:
+    """Enqueue the confirmation of every revocation that none has brought to an end."""
+    count = 0
+    while user_ids := services.take_due_strava_checks():
+        for user_id in user_ids:
+            confirm_strava_revocation.enqueue(user_id)
+        count += len(user_ids)
+    return count

@@ -24,12 +24,16 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import DatabaseError, close_old_connections, connection
+from django.tasks import TaskResultStatus
+from django.utils import timezone
 
 logger = logging.getLogger("project.schedule")
 
 TICK = 5  # seconds
 # A leader that PostgreSQL does not hear of for so long has died with its machine.
 DEAD = timedelta(seconds=30)
+# No task takes so long.
+LOST_AFTER = timedelta(hours=1)
 # Of this site's database; locks of other databases are others'.
 LOCK_ID = 0x696E7465_67726174
 
@@ -48,14 +52,42 @@ def jobs() -> list[Job]:
         Job(task.name, task.enqueue, every)
         for task, every in (
             (tasks.forget_dead_garminconnect_logins, timedelta(minutes=1)),
+            (tasks.confirm_due_strava_revocations, timedelta(minutes=5)),
             (tasks.refresh_due_strava_tokens, timedelta(minutes=10)),
             (tasks.sync_due_gear, timedelta(hours=1)),
             (tasks.forget_old_link_events, timedelta(days=1)),
         )
     ]
     if settings.TASKS_BACKEND == "database":
-        found.append(Job("forget_finished_tasks", forget_finished_tasks, timedelta(days=1)))
+        found += [
+            Job("end_lost_tasks", end_lost_tasks, timedelta(minutes=10)),
+            Job("forget_finished_tasks", forget_finished_tasks, timedelta(days=1)),
+        ]
     return found
+
+
+class WorkerLost(Exception):
+    """How a task ended whose worker did not live to say it."""
+
+
+def end_lost_tasks() -> None:
+    """Mark as failed what died with its worker: the database's queue by itself never does.
+
+    Nothing is run again here: what still has to be done stands in the rows of the app. A task
+    that was only slow overwrites the mark when it ends.
+    """
+    from django_tasks_db.models import DBTaskResult
+
+    now = timezone.now()
+    lost = DBTaskResult.objects.running().filter(started_at__lte=now - LOST_AFTER)
+    count = lost.update(
+        status=TaskResultStatus.FAILED,
+        finished_at=now,
+        exception_class_path=f"{WorkerLost.__module__}.{WorkerLost.__qualname__}",
+    )
+    if count:
+        event = {"event": "scheduler.lost_tasks_ended"}
+        logger.warning("%d tasks were lost with their workers", count, extra=event)
 
 
 def forget_finished_tasks() -> None:

@@ -181,6 +181,11 @@ def strava_link_dead(world):
     world.strava.revoke_grant(ALICE)
 
 
+def strava_link_in_doubt(world):
+    strava_link(world)
+    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+
+
 def ask_of_the_dead(world):
     with suppress(StravaRelinkRequired):
         services.get_strava_access_token(world.id)
@@ -316,7 +321,12 @@ CASES: dict[str, Case] = {
         survives=ASKS_AGAIN,
     ),
     "take_strava_revocation": Case(strava_link, lambda w: services.take_strava_revocation(event())),
-    "withdraw_strava_check": Case(strava_link, lambda w: services.withdraw_strava_check(w.id)),
+    "take_due_strava_checks": Case(
+        strava_link_in_doubt,
+        lambda w: services.take_due_strava_checks(),
+        leaves("strava_check_due_at"),
+        "they are put off for ten minutes first, so that each is given to one caller only",
+    ),
     "confirm_strava_revocation": Case(
         strava_link_revoked,
         confirm,

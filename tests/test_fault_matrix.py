@@ -26,7 +26,7 @@ import requests
 from django.urls import reverse
 from django.utils import timezone
 
-from integrations import services
+from integrations import services, tasks
 from integrations.exceptions import IntegrationsError, error_by_code
 from integrations.models import GarminConnectLogin, Gear, LinkStatus, UsersIntegrations
 from integrations.sandbox.faults import FAULTS
@@ -216,8 +216,7 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "silence": Cell("not told", "ended", "nobody", then="not_linked"),
         "drip": Cell("disconnected", "ended", "nobody", then="not_linked"),
     },
-    # Access was revoked, and Strava cannot say so: nobody is unlinked. The next event, or the next
-    # refresh, asks again.
+    # Access was revoked, and Strava cannot say so: nobody is unlinked. The scheduler asks again.
     "webhook": {
         "500": Cell("provider_unavailable", "kept", "backoff"),
         "502_html": Cell("provider_unavailable", "kept", "backoff"),
@@ -517,10 +516,13 @@ class Webhook(Operation):
         return world.error("strava")
 
     def again(self, world):
-        UsersIntegrations.objects.update(strava_checked_at=None)
-        told = super().again(world)
+        # Nobody sends another event: the scheduler finds that the first is not settled.
+        UsersIntegrations.objects.update(
+            strava_check_due_at=timezone.now(), strava_retry_at=None, strava_limited_until=None
+        )
+        tasks.confirm_due_strava_revocations.enqueue()
         assert world.row.strava_status == LinkStatus.NOT_LINKED
-        return told
+        return world.error("strava").code
 
 
 class SignIn(Operation):
@@ -695,10 +697,10 @@ def trouble(world, settings, nobody, sandbox):
 def link_of(row, provider):
     """A link to the letter: all columns but those of its health and of what is under way."""
     passing = (
-        "state", "state_expires_at", "pending_client_id", "pending_client_secret", "checked_at",
-        "error", "failures", "retry_at", "lease", "lease_until", "relink_required_at",
-        "limited_until", "synced_at", "units", "sync_error", "sync_failures", "sync_due_at",
-        "syncing_until",
+        "state", "state_expires_at", "pending_client_id", "pending_client_secret", "error",
+        "failures", "retry_at", "lease", "lease_until", "relink_required_at", "limited_until",
+        "check_due_at", "checks_until", "synced_at", "units", "sync_error", "sync_failures",
+        "sync_due_at", "syncing_until",
     )  # fmt: skip
     return {
         field.attname: getattr(row, field.attname)

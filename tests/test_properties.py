@@ -264,7 +264,7 @@ EVENTS = st.one_of(
 @example(body=event(updates={"authorized": False}))
 @example(body=event(owner_id=[ALICE]))
 def test_no_event_but_a_revocation_asks_anything(alice, client, linked, strava, asked, body):
-    UsersIntegrations.objects.update(strava_checked_at=None)
+    UsersIntegrations.objects.update(strava_checks_until=None)
     asked.clear()
     payload = json.dumps(body).encode()
 

@@ -11,9 +11,10 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from integrations import services
+from integrations import services, tasks
 from integrations.models import Gear, LinkStatus, UsersIntegrations
-from integrations.sandbox.strava import ALICE, BJORN
+from integrations.sandbox.strava import ALICE, BJORN, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
+from integrations.services import strava_webhook
 
 from .conftest import row_of
 
@@ -110,10 +111,41 @@ def test_a_forged_event_does_nothing(alice, client, linked, strava):
 def test_forged_events_cannot_use_up_the_apps_requests(alice, client, linked, strava):
     for _ in range(20):
         assert send(client, event()).status_code == 200
-    assert strava.calls["token"] == 1
-    UsersIntegrations.objects.update(strava_checked_at=timezone.now() - timedelta(minutes=2))
+    assert strava.calls["token"] == 3
+    pass_time(minutes=1)
+    for _ in range(20):
+        send(client, event())
+    assert strava.calls["token"] == 4
+    pass_time(minutes=60)
+    for _ in range(20):
+        send(client, event())
+    assert strava.calls["token"] == 7
+
+
+def pass_time(minutes):
+    """Let the limit of questions, and whatever is due, come nearer by so much."""
+    for name in ("strava_checks_until", "strava_check_due_at"):
+        for row in UsersIntegrations.objects.exclude(**{name: None}):
+            moment = getattr(row, name) - timedelta(minutes=minutes)
+            UsersIntegrations.objects.filter(pk=row.pk).update(**{name: moment})
+
+
+def test_a_true_event_amid_forged_ones_is_only_put_off(alice, client, linked, strava):
+    for _ in range(20):
+        send(client, event())
+    strava.revoke_grant(ALICE)
     send(client, event())
-    assert strava.calls["token"] == 2
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+    assert tasks.confirm_due_strava_revocations.call() == 0
+
+    pass_time(minutes=1)
+    for _ in range(20):  # more of them push it no further
+        UsersIntegrations.objects.update(strava_checks_until=timezone.now() + timedelta(hours=1))
+        send(client, event())
+    tasks.confirm_due_strava_revocations.enqueue()
+
+    assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
+    assert row_of(alice).strava_check_due_at is None
 
 
 def test_the_same_event_twice_is_harmless(alice, client, linked, strava):
@@ -122,11 +154,70 @@ def test_the_same_event_twice_is_harmless(alice, client, linked, strava):
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
 
 
-def test_a_strava_in_trouble_unlinks_nobody(alice, client, linked, strava):
+def test_a_strava_in_trouble_is_asked_again_later(alice, client, linked, strava):
     strava.revoke_grant(ALICE)
     strava.fail("token", "500")
     send(client, event())
     assert row_of(alice).strava_status == LinkStatus.LINKED
+
+    strava.recover()
+    pass_time(minutes=10)
+    assert tasks.confirm_due_strava_revocations.call() == 0  # Strava was given a minute's rest
+    UsersIntegrations.objects.update(strava_retry_at=timezone.now())
+    assert tasks.confirm_due_strava_revocations.call() == 1
+
+    assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
+    assert tasks.confirm_due_strava_revocations.call() == 0
+
+
+def test_a_link_that_stands_is_asked_about_no_more(alice, client, linked, strava):
+    send(client, event())
+    assert row_of(alice).strava_check_due_at is None
+
+
+def test_an_event_that_comes_while_strava_is_asked_is_asked_about_too(
+    alice, client, linked, strava, monkeypatch
+):
+    refresh = strava_webhook.refresh_strava_access_token
+
+    def refresh_while_another_comes(user_id):
+        refresh(user_id)
+        assert services.take_strava_revocation(event()) == user_id
+
+    monkeypatch.setattr(strava_webhook, "refresh_strava_access_token", refresh_while_another_comes)
+    send(client, event())
+    assert row_of(alice).strava_check_due_at is not None
+
+
+def test_without_a_worker_the_event_waits_in_the_row(alice, client, linked, strava, monkeypatch):
+    def down(*args):
+        raise ConnectionError
+
+    monkeypatch.setattr(type(tasks.confirm_strava_revocation), "enqueue", down)
+    strava.revoke_grant(ALICE)
+    assert send(client, event()).status_code == 200
+    monkeypatch.undo()
+
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+    pass_time(minutes=10)
+    tasks.confirm_due_strava_revocations.enqueue()
+    assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
+
+
+def test_while_the_sites_app_is_limited_nobody_of_it_is_asked_about(
+    alice, bob, client, link, strava
+):
+    for user, athlete_id in ((alice, ALICE), (bob, BJORN)):
+        link(user, athlete_id)
+    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+    services.set_user_strava_client(bob.pk, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET)
+    UsersIntegrations.objects.filter(user=alice).update(
+        strava_limited_until=timezone.now() + timedelta(minutes=5)
+    )
+    assert services.take_due_strava_checks() == [bob.pk]
+    UsersIntegrations.objects.update(strava_limited_until=None)
+    assert services.take_due_strava_checks() == [alice.pk]
+    assert services.take_due_strava_checks() == []
 
 
 def test_a_lost_key_unlinks_nobody(alice, client, expired, strava, settings):

@@ -386,6 +386,7 @@ def test_a_leader_that_loses_its_database_session_is_none_any_more(db):
 
 EVERY = {
     "forget_dead_garminconnect_logins": timedelta(minutes=1),
+    "confirm_due_strava_revocations": timedelta(minutes=5),
     "refresh_due_strava_tokens": timedelta(minutes=10),
     "sync_due_gear": timedelta(hours=1),
     "forget_old_link_events": timedelta(days=1),
@@ -400,6 +401,7 @@ def test_what_is_scheduled_whatever_the_backend():
 def test_what_is_scheduled_for_the_database(database_backend):
     assert {job.name: job.every for job in schedule.jobs()} == {
         **EVERY,
+        "end_lost_tasks": timedelta(minutes=10),
         "forget_finished_tasks": timedelta(days=1),
     }
     Scheduler(schedule.jobs(), FreeLock()).tick()
@@ -421,6 +423,25 @@ def test_finished_tasks_are_forgotten_after_three_days(db, database_backend):
     schedule.forget_finished_tasks()
     left = DBTaskResult.objects.values_list("args_kwargs__args__1", flat=True)
     assert sorted(left) == ["READY 4", "SUCCESSFUL 2"]
+
+
+def test_a_task_that_died_with_its_worker_is_ended(db, database_backend, caplog):
+    for status, hours in (("RUNNING", 2), ("RUNNING", 0), ("SUCCESSFUL", 2)):
+        result = tasks.sign_in_to_garminconnect.enqueue(1, f"{status} {hours}")
+        started = timezone.now() - timedelta(hours=hours)
+        DBTaskResult.objects.filter(id=result.id).update(
+            status=status, started_at=started, worker_ids=["w1"]
+        )
+    schedule.end_lost_tasks()
+
+    statuses = dict(DBTaskResult.objects.values_list("args_kwargs__args__1", "status"))
+    assert statuses == {"RUNNING 2": "FAILED", "RUNNING 0": "RUNNING", "SUCCESSFUL 2": "SUCCESSFUL"}
+    lost = DBTaskResult.objects.get(status="FAILED")
+    assert lost.finished_at is not None
+    assert lost.task_result.errors[0].exception_class is schedule.WorkerLost
+    assert [record.event for record in caplog.records] == ["scheduler.lost_tasks_ended"]
+    schedule.end_lost_tasks()
+    assert len(caplog.records) == 1
 
 
 class Process:

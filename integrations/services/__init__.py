@@ -68,8 +68,8 @@ from .strava_webhook import (
     delete_strava_subscriptions,
     is_strava_verify_token,
     list_strava_subscriptions,
+    take_due_strava_checks,
     take_strava_revocation,
-    withdraw_strava_check,
 )
 from .users_integrations import (
     create_user_integrations,
@@ -137,9 +137,9 @@ __all__ = [
     "sync_gear",
     "sync_strava_gear",
     "take_due_gear_syncs",
+    "take_due_strava_checks",
     "take_strava_revocation",
     "unlink_garminconnect_account",
     "unlink_strava_account",
     "withdraw_gear_sync",
-    "withdraw_strava_check",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import lru_cache, wraps
@@ -76,6 +77,20 @@ def update(user_id: int, **columns: Any) -> None:
     """
     if not UsersIntegrations.objects.filter(user_id=user_id).update(**columns):
         raise IntegrationsNotFound
+
+
+def take_due(due: Any, column: str, put_off: timedelta, limit: int) -> list[int]:
+    """Up to `limit` user ids of the rows that are `due` by a column; each goes to one caller only.
+
+    They are put off for so long: that is what whoever took them has, to set the column anew.
+    """
+    ids = list(due.order_by(column).values_list("pk", flat=True)[:limit])
+    # A moment of this caller's own, by which it knows the rows that it has won.
+    until = timezone.now() + put_off + timedelta(microseconds=random.randrange(10**6))  # noqa: S311
+    # The condition again: another may have chosen the same rows.
+    due.filter(pk__in=ids).update(**{column: until})
+    taken = UsersIntegrations.objects.filter(pk__in=ids, **{column: until})
+    return list(taken.values_list("user_id", flat=True))
 
 
 def update_where(where: dict[str, Any], columns: dict[str, Any]) -> int:

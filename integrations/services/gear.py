@@ -158,11 +158,7 @@ def take_due_gear_syncs(provider: str, limit: int = 500) -> list[int]:
     due_at = f"{provider}_sync_due_at"
     now = timezone.now()
     due = wanting_gear(provider).filter(Q(**{due_at: None}) | Q(**{f"{due_at}__lte": now}))
-    ids = list(due.order_by(due_at).values_list("pk", flat=True)[:limit])
-    put_off = now + timedelta(hours=1, microseconds=random.randrange(1_000_000))  # noqa: S311
-    due.filter(pk__in=ids).update(**{due_at: put_off})
-    taken = UsersIntegrations.objects.filter(pk__in=ids, **{due_at: put_off})
-    return list(taken.values_list("user_id", flat=True))
+    return _rows.take_due(due, due_at, timedelta(hours=1), limit)
 
 
 def iterate_wanting_gear(provider: str, user_id: int | None = None) -> Iterator[int]:

@@ -139,7 +139,7 @@ def _unlink(user_id: int, code: str = "") -> None:
         strava_linked_at=None,
         strava_refreshed_at=None,
         **_rows.state_columns(None),
-        strava_checked_at=None,
+        strava_check_due_at=None,
         strava_limited_until=None,
     )
     _rows.send_after_commit(account_unlinked, user_id, "strava")

@@ -29,8 +29,12 @@ from . import _rows, _trail, strava
 from ._rows import database_errors
 from .strava_tokens import refresh_strava_access_token
 
-# Forged events must not be able to use up the app's requests.
-CHECK_AT_MOST_EVERY = timedelta(minutes=1)
+# Forged events must not be able to use up the app's requests: of each link, so many are looked
+# into at once, and from then on one in so long a time.
+CHECKS_AT_ONCE = 3
+CHECK_EVERY = timedelta(minutes=1)
+# When a check that a worker has begun, and not brought to an end, is due again.
+CHECK_AGAIN = timedelta(minutes=10)
 
 
 def is_strava_verify_token(token: str) -> bool:
@@ -43,42 +47,72 @@ def is_strava_verify_token(token: str) -> bool:
 def take_strava_revocation(event: Any) -> int | None:
     """The user whose link an event says is revoked, if it is to be asked about at Strava now.
 
-    None for any other event, an unknown athlete, and one asked about a moment ago: Strava sends
-    an event up to three times, and anybody can send any number.
+    The row keeps that it has to be asked about, until confirm_strava_revocation knows. None for
+    any other event, an unknown athlete, and one who was asked about too often of late: Strava
+    sends an event up to three times, and anybody can send any number. That one is put off.
     """
-    if not isinstance(event, dict):
+    athlete_id = _revoked_athlete_id(event)
+    if athlete_id is None:
         return None
-    updates = event.get("updates")
-    athlete_id = event.get("owner_id")
-    if event.get("object_type") != "athlete" or not isinstance(updates, dict):
-        return None
-    if str(updates.get("authorized")).lower() != "false":
-        return None
-    if not isinstance(athlete_id, int) or not 0 < athlete_id < 2**63:
+    rows = UsersIntegrations.objects.filter(strava_athlete_id=athlete_id)
+    row = rows.values("user_id", "strava_checks_until").first()
+    if row is None:
         return None
     now = timezone.now()
-    rows = UsersIntegrations.objects.filter(strava_athlete_id=athlete_id)
-    user_id = rows.values_list("user_id", flat=True).first()
-    # The write last: an event that is not taken has to count when Strava sends it again.
-    if user_id is None or not rows.filter(
-        Q(strava_checked_at=None) | Q(strava_checked_at__lt=now - CHECK_AT_MOST_EVERY)
-    ).update(strava_checked_at=now):
+    # A bucket that leaks one check in CHECK_EVERY. Two events at the same moment may count as one.
+    until = max(row["strava_checks_until"] or now, now) + CHECK_EVERY
+    if until <= now + CHECKS_AT_ONCE * CHECK_EVERY:
+        rows.update(strava_checks_until=until, strava_check_due_at=now + CHECK_AGAIN)
+        return int(row["user_id"])
+    soon = now + CHECK_EVERY
+    rows.filter(Q(strava_check_due_at=None) | Q(strava_check_due_at__gt=soon)).update(
+        strava_check_due_at=soon
+    )
+    return None
+
+
+def _revoked_athlete_id(event: Any) -> int | None:
+    """The athlete who has revoked access, if that is what an event says."""
+    if not isinstance(event, dict) or event.get("object_type") != "athlete":
         return None
-    return user_id
+    updates, athlete_id = event.get("updates"), event.get("owner_id")
+    if not isinstance(updates, dict) or str(updates.get("authorized")).lower() != "false":
+        return None
+    return athlete_id if isinstance(athlete_id, int) and 0 < athlete_id < 2**63 else None
 
 
 @database_errors
-def withdraw_strava_check(user_id: int) -> None:
-    """Let the next event about this user count, where no worker could be told of this one."""
-    _rows.update(user_id, strava_checked_at=None)
+def take_due_strava_checks(limit: int = 500) -> list[int]:
+    """Up to `limit` user ids to confirm whose check came to no end; each goes to one caller only.
+
+    Left alone is whom Strava's trouble has put off, and everybody of an app that is limited.
+    """
+    now = timezone.now()
+    due = UsersIntegrations.objects.filter(
+        Q(strava_retry_at=None) | Q(strava_retry_at__lte=now), strava_check_due_at__lte=now
+    )
+    if strava.site_limited_for():
+        due = due.filter(strava_client_id__isnull=False)
+    return _rows.take_due(due, "strava_check_due_at", CHECK_AGAIN, limit)
 
 
 @database_errors
 def confirm_strava_revocation(user_id: int) -> str:
     """Ask Strava whether a link still stands, and unlink it here if the athlete has ended it.
 
-    Returns "unlinked", "alive", "not_linked", or the code of the error that left it open.
+    Returns "unlinked", "alive", "not_linked", "relink_required" where there is nothing to ask
+    with, or the code of the error that left it open: then take_due_strava_checks has it again.
     """
+    rows = UsersIntegrations.objects.filter(user_id=user_id)
+    due_at = rows.values_list("strava_check_due_at", flat=True).first()
+    outcome = _confirm(user_id)
+    if due_at and outcome in ("alive", "not_linked", StravaRelinkRequired.code):
+        # Not if another event has come meanwhile.
+        rows.filter(strava_check_due_at=due_at).update(strava_check_due_at=None)
+    return outcome
+
+
+def _confirm(user_id: int) -> str:
     try:
         refresh_strava_access_token(user_id)
     except StravaNotLinked:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -49,17 +50,15 @@ def _event(request: HttpRequest) -> HttpResponse:
         return _answer(400)
     try:
         user_id = services.take_strava_revocation(event)
-        if user_id is not None:
-            try:
-                tasks.enqueue(tasks.confirm_strava_revocation, user_id)
-            except TaskQueueUnavailable:
-                services.withdraw_strava_check(user_id)
-                raise
     except IntegrationsError as exc:
         # Strava tries again, and there is nothing that it could do about our database.
         event = {"event": "strava.event_not_taken"}
         logger.error("strava event not taken: %s", exc.code, extra=event)
         return _answer(503)
+    if user_id is not None:
+        # Without a worker now, the scheduler finds in the row that Strava has to be asked.
+        with suppress(TaskQueueUnavailable):
+            tasks.enqueue(tasks.confirm_strava_revocation, user_id)
     return _answer(200)
 
 
