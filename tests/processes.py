@@ -70,7 +70,7 @@ class Site:
         self.processes.append(process)
         return process
 
-    def web(self, workers: int = 3) -> None:
+    def web(self, workers: int = 3, ready: str = "/healthz/") -> None:
         self.start(
             "-m",
             "gunicorn",
@@ -82,11 +82,11 @@ class Site:
             "--log-level",
             "error",
         )
-        wait_until(self.answers)
+        wait_until(lambda: self.answers(ready))
 
-    def answers(self) -> bool:
+    def answers(self, path: str = "/healthz/") -> bool:
         try:
-            return requests.get(f"{self.url}/healthz/", timeout=5).status_code == 200
+            return requests.get(f"{self.url}{path}", timeout=5).status_code == 200
         except requests.RequestException:
             return False
 

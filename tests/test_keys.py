@@ -16,7 +16,7 @@ from integrations.sandbox.strava import ALICE, BJORN
 from integrations.services import keys
 
 from .conftest import row_of
-from .processes import BASE_DIR, PYTHON, environment
+from .processes import BASE_DIR, PYTHON, Site, environment
 
 OLD = "tests-only-fernet-key-0123456789-abcdefghijklmnop"
 NEW = "tests-only-newer-key-0123456789-abcdefghijklmnopq"
@@ -178,6 +178,17 @@ def test_the_canary_tells_a_wrong_key_at_start(alice, linked, settings, capsys):
     settings.FERNET_KEYS = [OTHER]
     rotate(capsys, "--accept-loss")
     assert "integrations.E004" not in ids()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_site_with_a_wrong_key_starts_and_says_so(capfd, settings):
+    site = Site(FERNET_KEYS=OTHER)
+    try:
+        site.web(workers=1, ready="/accounts/login/")
+        assert not site.answers()
+    finally:
+        site.stop()
+    assert "integrations.E004" in capfd.readouterr().err
 
 
 def test_the_migration_plants_the_canary(db):
