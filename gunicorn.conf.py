@@ -18,4 +18,4 @@ def on_starting(server):
     and /healthz/ answers 503.
     """
     command = [sys.executable, "manage.py", "check", "--database", "default"]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 (nobody's input)

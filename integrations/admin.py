@@ -11,6 +11,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
+from django.core.cache import cache
 from django.db import models
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
@@ -82,21 +83,41 @@ class StravaExpiryFilter(admin.SimpleListFilter):
         return queryset
 
 
-class StravaScopeFilter(admin.SimpleListFilter):
-    title = _("Strava scopes")
-    parameter_name = "strava_scope"
+class StoredValuesFilter(admin.SimpleListFilter):
+    """By the values that a column has. Which these are costs a look at every row, so they are
+    looked up once a minute at most, and not for each page."""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        granted = (
-            UsersIntegrations.objects.exclude(strava_scope="")
-            .order_by("strava_scope")
-            .values_list("strava_scope", flat=True)
-            .distinct()
-        )
-        return [(scope, scope.replace(",", ", ")) for scope in granted[:50]]
+        key = f"integrations:admin:{self.parameter_name}"
+        try:
+            values: Any = cache.get_or_set(key, self.values, 60)
+        except Exception:  # a cache that is down closes no page
+            values = self.values()
+        return [(value, value.replace(",", ", ")) for value in values]
+
+    def values(self) -> list[str]:
+        column = str(self.parameter_name)
+        stored = UsersIntegrations.objects.exclude(**{column: ""}).order_by(column)
+        return list(stored.values_list(column, flat=True).distinct()[:50])
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        return queryset.filter(strava_scope=self.value()) if self.value() else queryset
+        value = self.value()
+        return queryset.filter(**{str(self.parameter_name): value}) if value else queryset
+
+
+class StravaErrorFilter(StoredValuesFilter):
+    title = _("Strava error")
+    parameter_name = "strava_error"
+
+
+class GarminConnectErrorFilter(StoredValuesFilter):
+    title = _("Garmin error")
+    parameter_name = "garminconnect_error"
+
+
+class StravaScopeFilter(StoredValuesFilter):
+    title = _("Strava scopes")
+    parameter_name = "strava_scope"
 
 
 @admin.register(LinkEvent)
@@ -163,8 +184,8 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         StravaStatusFilter,
         GarminConnectStatusFilter,
         StravaExpiryFilter,
-        ("strava_error", admin.AllValuesFieldListFilter),
-        ("garminconnect_error", admin.AllValuesFieldListFilter),
+        StravaErrorFilter,
+        GarminConnectErrorFilter,
         StravaScopeFilter,
     )
     list_select_related = ("user",)

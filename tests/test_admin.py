@@ -6,7 +6,10 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.core.cache import cache
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -98,6 +101,28 @@ def test_rows_are_filtered(alice, bob, link, linked, admin, query, names):
     page = admin.get(LIST, query)
 
     assert sorted(row.user.username for row in page.context["cl"].result_list) == names
+
+
+def test_what_can_be_filtered_is_looked_up_once_a_minute(linked, admin, monkeypatch):
+    UsersIntegrations.objects.update(strava_error="rate_limited")
+    with CaptureQueriesContext(connection) as first:
+        text = admin.get(LIST).content.decode()
+    assert "?strava_error=rate_limited" in text
+    assert "?strava_scope=read%2Cprofile%3Aread_all" in text
+    with CaptureQueriesContext(connection) as second:
+        assert "?strava_error=rate_limited" in admin.get(LIST).content.decode()
+    assert distinct(first) == 3
+    assert distinct(second) == 0
+
+    def down(*args, **kwargs):
+        raise ConnectionError("redis://:s3cret@10.0.0.5")
+
+    monkeypatch.setattr(type(cache._connections["default"]), "get", down)
+    assert "?strava_error=rate_limited" in admin.get(LIST).content.decode()
+
+
+def distinct(queries):
+    return sum("DISTINCT" in query["sql"] for query in queries.captured_queries)
 
 
 def test_no_secret_is_anywhere(alice, linked, admin):
