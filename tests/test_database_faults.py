@@ -661,6 +661,29 @@ def busy_elsewhere(user_id, seconds=None):
         thread.join()
 
 
+def test_after_a_lost_connection_the_next_statement_gets_a_new_one(begin_anew):
+    ours = connections["default"]
+    if ours.vendor != "postgresql":
+        pytest.skip("a file has no connection to lose")
+    world = begin_anew()
+    strava_link(world)
+    with ours.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    other = ours.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    finally:
+        other.close()
+
+    with pytest.raises(IntegrationsDatabaseError):
+        services.get_strava_access_token(world.id)
+
+    # in the same request, or by the worker that has to note how its task ended
+    assert services.get_strava_access_token(world.id)
+
+
 WRITERS = {
     "one statement": lambda w: services.set_user_strava_sync_gear(w.id, False),
     "a transaction": lambda w: services.unlink_strava_account(w.id),

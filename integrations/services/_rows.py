@@ -31,9 +31,17 @@ def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
         try:
             return service(*args, **kwargs)
         except (DatabaseError, InterfaceError) as exc:
+            # Whoever goes on after the error should not meet the same dead connection: a page that
+            # saves its session, or a task worker, which would otherwise die of noting it.
+            close_dead_connection()
             raise IntegrationsDatabaseError from exc
 
     return wrapper
+
+
+def close_dead_connection() -> None:
+    """Let the next statement open a new connection, if this one is lost outside a transaction."""
+    connections[router.db_for_write(UsersIntegrations)].close_if_unusable_or_obsolete()
 
 
 def require_autocommit() -> None:

@@ -278,7 +278,7 @@ class TokenKeeper[Token](ABC):
                 connection = connections[router.db_for_write(UsersIntegrations)]
                 if connection.in_atomic_block or time.monotonic() > give_up:
                     raise
-                connection.close_if_unusable_or_obsolete()
+                _rows.close_dead_connection()
                 time.sleep(0.2)
                 continue
             if current is None or not current.has_secret(self.guard):
