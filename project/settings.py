@@ -31,12 +31,17 @@ def _strong(name: str, value: str) -> str:
     return value
 
 
+def _keys() -> list[str]:
+    # "new, old" are the same two keys as "new,old".
+    return [key.strip() for key in env.list("FERNET_KEYS", default=[]) if key.strip()]
+
+
 if DEBUG:
     SECRET_KEY = env.str("SECRET_KEY", default="django-insecure-development-only")
-    FERNET_KEYS = env.list("FERNET_KEYS", default=[])
+    FERNET_KEYS = _keys()
 else:
     SECRET_KEY = env.str("SECRET_KEY", default="")
-    FERNET_KEYS = [key for key in env.list("FERNET_KEYS", default=[]) if key]
+    FERNET_KEYS = _keys()
     for name, keys in (("SECRET_KEY", [SECRET_KEY]), ("FERNET_KEYS", FERNET_KEYS)):
         if not any(keys):
             raise ImproperlyConfigured(f"{name} must be set in the environment or in .env.")
@@ -68,6 +73,14 @@ STRAVA_WEBHOOK_VERIFY_TOKEN = env.str("STRAVA_WEBHOOK_VERIFY_TOKEN", default="")
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+# Limits are counted here: exactly, where all processes share one (redis://…).
+CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
+if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
+    # Many more than by default, or whoever makes up names would push the counts out.
+    CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 100_000)
+# The same that gunicorn believes X-Forwarded-Proto.
+TRUSTED_PROXIES = env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1", "::1"])
 
 INSTALLED_APPS = [
     "integrations",

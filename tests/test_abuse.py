@@ -7,6 +7,7 @@ from django.contrib.auth import get_user_model
 from django.core.cache import cache
 
 from integrations.models import UsersIntegrations
+from project.login import client_network
 
 from .conftest import messages_of
 
@@ -68,8 +69,9 @@ def test_a_cache_that_is_down_lets_everything_pass(alice_client, strava, monkeyp
         assert alice_client.post("/integrations/strava/connect/").status_code == 302
 
 
-def log_in(client, password):
-    return client.post("/accounts/login/", {"username": "alice", "password": password})
+def log_in(client, password, username="alice", **environ):
+    fields = {"username": username, "password": password}
+    return client.post("/accounts/login/", fields, **environ)
 
 
 def test_passwords_cannot_be_guessed_at_leisure(alice, client):
@@ -95,12 +97,84 @@ def test_a_right_password_starts_the_count_again(alice, client):
 def test_guessing_locks_nobody_out_from_elsewhere(alice, client):
     for n in range(12):
         log_in(client, f"wrong-{n}")
-    response = client.post(
-        "/accounts/login/",
-        {"username": "alice", "password": "alice-demo"},
-        REMOTE_ADDR="198.51.100.7",
-    )
+    response = log_in(client, "alice-demo", REMOTE_ADDR="198.51.100.7")
     assert response.status_code == 302
+
+
+def test_behind_a_proxy_elsewhere_is_what_the_proxy_says(alice, client):
+    for n in range(12):
+        # What stands before the last comma the guesser has written.
+        log_in(client, f"wrong-{n}", HTTP_X_FORWARDED_FOR=f"192.0.2.{n}, 203.0.113.9")
+    blocked = log_in(client, "alice-demo", HTTP_X_FORWARDED_FOR="198.51.100.1, 203.0.113.9")
+    assert blocked.status_code == 429
+    elsewhere = log_in(client, "alice-demo", HTTP_X_FORWARDED_FOR="203.0.113.9, 198.51.100.7")
+    assert elsewhere.status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "forwarded", "network"),
+    [
+        (["127.0.0.1"], "127.0.0.1", "", "127.0.0.1"),
+        (["127.0.0.1"], "127.0.0.1", "192.0.2.1", "192.0.2.1"),
+        (["127.0.0.1"], "192.0.2.9", "192.0.2.1", "192.0.2.9"),
+        (["127.0.0.1", "10.0.0.0/8"], "10.1.2.3", "192.0.2.1, 127.0.0.1", "192.0.2.1"),
+        (["*"], "10.1.2.3", "192.0.2.1, 192.0.2.2", "192.0.2.2"),
+        (["*"], "", "192.0.2.1", "192.0.2.1"),
+        (["127.0.0.1"], "", "192.0.2.1", ""),
+        (["127.0.0.1"], "127.0.0.1", "nonsense", ""),
+        (["::1"], "::1", "2001:db8:0:1::5", "2001:db8:0:1::/64"),
+        (["::1"], "::ffff:192.0.2.1", "", "192.0.2.1"),
+    ],
+)
+def test_where_a_request_comes_from(rf, settings, proxies, peer, forwarded, network):
+    settings.TRUSTED_PROXIES = proxies
+    headers = {"X-Forwarded-For": forwarded} if forwarded else {}
+    assert client_network(rf.get("/", headers=headers, REMOTE_ADDR=peer)) == network
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["alice", " alice  ", "\uff41lice", "ALICE"],
+    ids=["as it is", "spaces", "wide", "big"],
+)
+def test_another_spelling_is_not_another_name(alice, client, spelling):
+    for n in range(10):
+        log_in(client, f"wrong-{n}", username=spelling)
+    assert log_in(client, "alice-demo").status_code == 429
+
+
+def test_staff_cannot_be_guessed_either(client, django_user_model):
+    django_user_model.objects.create_superuser("root", "root@example.com", "root-demo")
+
+    def log_in_to_admin(password):
+        fields = {"username": "root", "password": password}
+        return client.post("/admin/login/?next=/admin/", fields)
+
+    for n in range(10):
+        assert b"correct username and password" in log_in_to_admin(f"wrong-{n}").content
+    assert b"five minutes" in log_in_to_admin("root-demo").content
+    cache.clear()
+    assert log_in_to_admin("root-demo").status_code == 302
+
+
+def test_one_network_cannot_try_one_password_on_everybody(alice, client):
+    for n in range(50):
+        assert log_in(client, "123456", username=f"athlete{n}").status_code == 200
+    assert log_in(client, "123456", username="athlete50").status_code == 429
+    assert log_in(client, "alice-demo", REMOTE_ADDR="198.51.100.7").status_code == 302
+
+
+def test_many_networks_cannot_guess_one_password(alice, client):
+    for n in range(200):
+        log_in(client, f"wrong-{n}", REMOTE_ADDR=f"2001:db8:0:{n}::1")
+    assert log_in(client, "alice-demo", REMOTE_ADDR="2001:db8:1::1").status_code == 429
+
+
+def test_a_form_without_a_password_starts_no_count_again(alice, client):
+    for n in range(10):
+        log_in(client, f"wrong-{n}")
+        log_in(client, "")
+    assert log_in(client, "alice-demo").status_code == 429
 
 
 def test_cookies_are_as_strict_as_they_can_be(alice, client):

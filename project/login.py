@@ -1,0 +1,113 @@
+"""Logging in, with a limit to guessing: for athletes, and for staff at the admin's own form."""
+
+from __future__ import annotations
+
+import ipaddress
+import unicodedata
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any
+
+from django.conf import settings
+from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth import views as auth_views
+from django.contrib.auth.forms import AuthenticationForm
+from django.core.cache import cache
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext_lazy as _
+
+WINDOW = 300  # seconds
+# So many wrong passwords within it: for one name from one network; from one network, whatever the
+# name; for one name, wherever from. The last is out of reach for any one network alone, or anybody
+# could lock anybody out.
+MOST = (10, 50, 200)
+
+
+def client_network(request: HttpRequest) -> str:
+    """Where a request comes from: an IPv4 address, or the /64 that one customer has of IPv6.
+
+    A proxy is believed what it appends to X-Forwarded-For if it is one of TRUSTED_PROXIES;
+    what stands before that anybody can have written.
+    """
+    hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
+    address = request.META.get("REMOTE_ADDR", "")
+    while any(hops) and _is_trusted(address):
+        address = hops.pop()
+        if "*" in settings.TRUSTED_PROXIES:
+            break  # whoever is next, there is one proxy
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return ""  # a socket in the file system
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+def _is_trusted(address: str) -> bool:
+    if "*" in settings.TRUSTED_PROXIES:
+        return True
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(
+        parsed in ipaddress.ip_network(proxy, strict=False) for proxy in settings.TRUSTED_PROXIES
+    )
+
+
+class ThrottledForm(AuthenticationForm):
+    """Counts wrong passwords in Django's cache, and from too many on accepts none, right or wrong:
+    or guessing could go on and see when it is right."""
+
+    throttled = False
+
+    def clean(self) -> dict[str, Any]:
+        keys = list(self._keys())
+        # A cache that is down keeps nobody out.
+        with suppress(Exception):
+            counts = cache.get_many(keys)
+            self.throttled = any(
+                counts.get(key, 0) >= most for key, most in zip(keys, MOST, strict=True)
+            )
+        if self.throttled:
+            raise ValidationError(
+                _("Too many wrong passwords. Please try again in five minutes."), code="throttled"
+            )
+        try:
+            cleaned: dict[str, Any] = super().clean()
+        except ValidationError:
+            with suppress(Exception):
+                for key in keys:
+                    cache.add(key, 0, WINDOW)
+                    cache.incr(key)
+            raise
+        if self.get_user() is not None:  # and not merely a form without a password
+            with suppress(Exception):
+                cache.delete(keys[0])
+        return cleaned
+
+    def _keys(self) -> Iterator[str]:
+        name = unicodedata.normalize("NFKC", self.cleaned_data.get("username", "")).casefold()
+        network = client_network(self.request) if self.request is not None else ""
+        for what in (f"{name}\0{network}", f"\0{network}", f"{name}\0"):
+            yield "login:" + sha256(what.encode(errors="replace")).hexdigest()
+
+
+class ThrottledAdminForm(ThrottledForm, AdminAuthenticationForm):
+    """For `admin.site.login_form`."""
+
+
+class LoginView(auth_views.LoginView):
+    authentication_form = ThrottledForm
+    redirect_authenticated_user = True
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        response = super().form_invalid(form)
+        if form.throttled:
+            response.status_code = 429
+        return response
