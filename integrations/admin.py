@@ -12,10 +12,11 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -267,6 +268,25 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def delete_model(self, request: HttpRequest, obj: UsersIntegrations) -> None:
+        with services.acting_as("staff", request.user.pk):
+            super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
+        with services.acting_as("staff", request.user.pk):
+            super().delete_queryset(request, queryset)
+
+    @method_decorator(transaction.non_atomic_requests)
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        # Its actions ask providers.
+        return super().changelist_view(request, extra_context)
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        # Or the list could be asked, letter by letter, for a state that is still open.
+        return not lookup.startswith("strava_state") and super().lookup_allowed(
+            lookup, value, request
+        )
 
     def has_act_on_links_permission(self, request: HttpRequest) -> bool:
         """Who may use the actions: Django's change permission, though no form uses it."""

@@ -1,4 +1,4 @@
-"""What happens by itself: revoking with a deletion, and the key canary with a migration."""
+"""What happens by itself: a deleted link's end, and the key canary with a migration."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from django.db import connections, router, transaction
 from django.db.models.signals import post_migrate, pre_delete
 from django.dispatch import receiver
 
-from .models import FernetCanary, LinkStatus, UsersIntegrations
-from .services import keys, strava
+from .models import FernetCanary, GarminConnectLogin, Gear, LinkEvent, LinkStatus, UsersIntegrations
+from .services import _rows, _trail, keys, strava
+from .signals import account_unlinked
 
 
 @receiver(post_migrate)
@@ -22,10 +23,24 @@ def plant_fernet_canary(sender: AppConfig, using: str, **kwargs: Any) -> None:
 
 
 @receiver(pre_delete, sender=UsersIntegrations)
-def revoke_on_delete(instance: UsersIntegrations, using: str, **kwargs: Any) -> None:
-    # Read anew: the instance at hand may be older than the last rotation, or lack the tokens.
-    row = UsersIntegrations.objects.using(using).filter(pk=instance.pk).first()
-    # After commit: a deletion that is rolled back must not end the link, and no provider is
-    # asked within a transaction. Until then the row holds the tokens sealed.
-    if row is not None and row.strava_status != LinkStatus.NOT_LINKED:
+def end_links_on_delete(
+    instance: UsersIntegrations, using: str, origin: Any = None, **kwargs: Any
+) -> None:
+    """Leave what a disconnect leaves, where a row is deleted with its user or, by staff, alone."""
+    # Read anew and held: the instance at hand may be older than the last rotation, or lack the
+    # tokens, and a refresh in this moment would put a pair there that nobody revokes.
+    row = UsersIntegrations.objects.using(using).select_for_update().filter(pk=instance.pk).first()
+    if row is None:
+        return
+    if row.strava_status != LinkStatus.NOT_LINKED:
+        # After commit: a deletion that is rolled back must not end the link, and no provider is
+        # asked within a transaction. Until then the row holds the tokens sealed.
         transaction.on_commit(lambda: strava.revoke_row(row), using=using, robust=True)
+    for model in (Gear, GarminConnectLogin):
+        model._default_manager.using(using).filter(user_id=row.user_id).delete()
+    for provider in Gear.Provider.values:
+        if getattr(row, f"{provider}_status") != LinkStatus.NOT_LINKED:
+            _rows.send_after_commit(account_unlinked, row.user_id, provider)
+            # A user who is deleted takes the trail along.
+            if UsersIntegrations in (type(origin), getattr(origin, "model", None)):
+                _trail.note(row.user_id, provider, LinkEvent.Event.UNLINKED, "deleted")

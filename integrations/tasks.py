@@ -65,11 +65,6 @@ def refresh_due_strava_tokens() -> dict[str, int]:
 
 
 @task
-def forget_dead_garminconnect_logins() -> int:
-    return services.forget_dead_garminconnect_logins()
-
-
-@task
 def forget_old_link_events() -> int:
     return services.forget_old_link_events()
 

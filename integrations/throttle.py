@@ -12,11 +12,9 @@ from .exceptions import TooManyRequests
 
 logger = logging.getLogger("integrations.throttle")
 
-WINDOW = 60  # seconds
 
-
-def throttle(user: AbstractBaseUser, action: str, per_minute: int) -> None:
-    """Count one more. Raises TooManyRequests if that is more than there may be in a minute.
+def throttle(user: AbstractBaseUser, action: str, times: int, per: int = 60) -> None:
+    """Count one more. Raises TooManyRequests if that is more than there may be in `per` seconds.
 
     In Django's cache: one that all processes share counts exactly, one of each process's own
     lets each have as many. It spares resources and guards nothing, so a cache that is down lets
@@ -25,9 +23,9 @@ def throttle(user: AbstractBaseUser, action: str, per_minute: int) -> None:
     now = time.time()
     # The number alone a later user may get; the hash alone all have who have no password.
     who = f"{user.pk}:{user.get_session_auth_hash()[:32]}"
-    key = f"integrations:{action}:{who}:{int(now // WINDOW)}"
+    key = f"integrations:{action}:{who}:{int(now // per)}"
     try:
-        cache.add(key, 0, timeout=2 * WINDOW)
+        cache.add(key, 0, timeout=2 * per)
         count = cache.incr(key)
     except Exception as exc:
         logger.warning(
@@ -36,5 +34,5 @@ def throttle(user: AbstractBaseUser, action: str, per_minute: int) -> None:
             extra={"event": "throttle.cache_failed"},
         )
         return
-    if count > per_minute:
-        raise TooManyRequests(retry_after=WINDOW - int(now % WINDOW))
+    if count > times:
+        raise TooManyRequests(retry_after=per - int(now % per))

@@ -28,6 +28,9 @@ from .strava import scopes
 from .strava.forms import StravaClientForm
 from .throttle import throttle
 
+# Seconds. Strava counts by it: an athlete alone must not use up what all have together.
+QUARTER_HOUR = 15 * 60
+
 
 class AthleteRequest(HttpRequest):
     """A request that has passed athlete_view (for the type checker)."""
@@ -37,21 +40,31 @@ class AthleteRequest(HttpRequest):
 
 def wants_json(request: HttpRequest) -> bool:
     """Whether the caller is a program: browsers ask for HTML first."""
-    return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
+    preferred = request.get_preferred_type(["text/html", "application/json"])
+    # Django takes `application/json; charset=utf-8` for a type that nobody offers.
+    return preferred == "application/json" or (
+        preferred is None and "application/json" in request.headers.get("Accept", "").lower()
+    )
 
 
 def error_response(code: str, message: str, status: int) -> JsonResponse:
     return JsonResponse({"error": {"code": code, "message": message}}, status=status)
 
 
-def at_most(per_minute: int) -> Callable[..., Callable[..., HttpResponse]]:
-    """Answer one user no more often than that; goes below athlete_view."""
+def at_most(
+    times: int, per: int = 60, what: str = ""
+) -> Callable[..., Callable[..., HttpResponse]]:
+    """Answer one user no more often than that; goes below athlete_view.
+
+    Views that do the same thing are counted together under its name.
+    """
 
     def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         @wraps(view)
         def wrapper(request: AthleteRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             try:
-                throttle(request.user, f"{view.__module__}.{view.__qualname__}", per_minute)
+                action = what or f"{view.__module__}.{view.__qualname__}"
+                throttle(request.user, action, times, per)
             except TooManyRequests as exc:
                 if request.method == "GET" or wants_json(request):
                     response = error_response(exc.code, exc.user_message, exc.status_code)
@@ -79,6 +92,19 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
             return for_people(request, *args, **kwargs)
 
     return never_cache(transaction.non_atomic_requests(wrapper))
+
+
+def errors_as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """For a URL that programs ask, whatever they accept."""
+
+    @wraps(view)
+    def wrapper(request: AthleteRequest) -> HttpResponse:
+        try:
+            return view(request)
+        except IntegrationsError as exc:
+            return error_response(exc.code, exc.user_message, exc.status_code)
+
+    return wrapper
 
 
 def done(
@@ -184,15 +210,16 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
     if not sync_gear:
         return done(request, _("Gear is no longer synchronised. What is here stays as it is."))
     try:
+        throttle(request.user, "gear_sync", 12, QUARTER_HOUR)
         _start_gear_sync(request.user.pk, provider)
-    except IntegrationsError:  # not connected, under way already, or no worker to be had
+    except IntegrationsError:  # not connected, under way, too often, or no worker to be had
         return done(request, _("Gear will be synchronised."))
     return done(request, _("Gear will be synchronised. The first time starts now."))
 
 
 @athlete_view
 @require_POST
-@at_most(12)
+@at_most(12, per=QUARTER_HOUR, what="gear_sync")
 def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
     """Start a gear synchronisation."""
     try:
@@ -205,6 +232,7 @@ def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
 @athlete_view
 @require_GET
 @at_most(12)
+@errors_as_json
 def export(request: AthleteRequest) -> HttpResponse:
     """All that is stored about the athlete's links, as a JSON file, secrets left out."""
     response = JsonResponse(
@@ -217,6 +245,7 @@ def export(request: AthleteRequest) -> HttpResponse:
 @athlete_view
 @require_GET
 @at_most(240)
+@errors_as_json
 def status(request: AthleteRequest) -> HttpResponse:
     """The state of both providers as JSON, without secrets."""
     return JsonResponse(services.get_integrations_status(request.user.pk))

@@ -46,12 +46,19 @@ class Job(NamedTuple):
 
 def jobs() -> list[Job]:
     """What to do, and how often. Each looks for what is due, so once too often is harmless."""
-    from integrations import tasks  # needs the apps to be ready
+    from integrations import services, tasks  # need the apps to be ready
 
     found = [
+        # Done here and now: a password whose time is over must not wait for a worker.
+        Job(forget.__name__, forget, timedelta(minutes=1))
+        for forget in (
+            services.forget_dead_garminconnect_logins,
+            services.forget_abandoned_authorizations,
+        )
+    ]
+    found += [
         Job(task.name, task.enqueue, every)
         for task, every in (
-            (tasks.forget_dead_garminconnect_logins, timedelta(minutes=1)),
             (tasks.confirm_due_strava_revocations, timedelta(minutes=5)),
             (tasks.refresh_due_strava_tokens, timedelta(minutes=10)),
             (tasks.sync_due_gear, timedelta(hours=1)),
@@ -83,7 +90,8 @@ def end_lost_tasks() -> None:
     count = lost.update(
         status=TaskResultStatus.FAILED,
         finished_at=now,
-        exception_class_path=f"{WorkerLost.__module__}.{WorkerLost.__qualname__}",
+        # Not by its __module__, which is __main__ in a scheduler that runs.
+        exception_class_path="project.schedule.WorkerLost",
     )
     if count:
         event = {"event": "scheduler.lost_tasks_ended"}

@@ -252,10 +252,12 @@ if not DEBUG:
 
 # --- Health and metrics ----------------------------------------------------------------------
 
-# The counts at /metrics are nobody else's business: keep the path from the public at the proxy,
-# or set a token that the scraper sends as `Authorization: Bearer`.
+# The counts at /metrics are nobody else's business: the scraper sends the token as
+# `Authorization: Bearer`.
 PROMETHEUS = env.bool("PROMETHEUS", default=False)
 PROMETHEUS_TOKEN = env.str("PROMETHEUS_TOKEN", default="")
+if PROMETHEUS and not DEBUG and not PROMETHEUS_TOKEN:
+    raise ImproperlyConfigured("PROMETHEUS needs a PROMETHEUS_TOKEN, or anybody could read it.")
 # Read from the environment by prometheus_client itself.
 _multiproc_dir = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 if PROMETHEUS and _multiproc_dir and not Path(_multiproc_dir).is_dir():

@@ -13,7 +13,7 @@ from .conftest import messages_of
 
 JSON = {"accept": "application/json"}
 LIMITS = {
-    "/integrations/strava/connect/": 20,
+    "/integrations/strava/connect/": 60,
     "/integrations/strava/gear/sync/": 12,
     "/integrations/garminconnect/connect/": 30,
     "/integrations/garminconnect/gear/sync/": 12,
@@ -28,7 +28,7 @@ def test_a_button_is_answered_so_often_in_a_minute(alice_client, bob_client, str
     assert codes[-1] == 429
     response = alice_client.post(path, headers=JSON)
     assert response.json()["error"]["code"] == "too_many_requests"
-    assert 0 < int(response["Retry-After"]) <= 60
+    assert 0 < int(response["Retry-After"]) <= (900 if "sync" in path else 60)
     assert bob_client.post(path, headers=JSON).status_code != 429
     page = alice_client.post(path)
     assert page.status_code == 302
@@ -52,8 +52,17 @@ def test_users_without_a_password_do_not_share_a_limit(alice, bob, alice_client,
     assert bob_client.get("/integrations/status/").status_code == 200
 
 
+def test_one_athlete_cannot_use_up_what_all_have_at_strava(alice, alice_client, linked, strava):
+    for _ in range(20):
+        alice_client.post("/integrations/strava/gear/sync/")
+        response = alice_client.post("/integrations/strava/preferences/", {"sync_gear": "on"})
+        assert response.status_code == 302
+    assert strava.calls["athlete"] == 12
+    assert UsersIntegrations.objects.get(user=alice).strava_sync_gear
+
+
 def test_a_limit_that_was_reached_changes_nothing(alice, alice_client, linked):
-    for _ in range(25):
+    for _ in range(61):
         alice_client.post("/integrations/strava/connect/")
     state = UsersIntegrations.objects.get(user=alice).strava_state
     alice_client.post("/integrations/strava/connect/")

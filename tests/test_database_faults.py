@@ -181,6 +181,11 @@ def strava_link_dead(world):
     world.strava.revoke_grant(ALICE)
 
 
+def strava_authorization_abandoned(world):
+    services.begin_strava_authorization(world.id, "http://testserver/cb", CLIENT_ID, "s3cret")
+    UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
+
+
 def strava_link_in_doubt(world):
     strava_link(world)
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
@@ -321,6 +326,9 @@ CASES: dict[str, Case] = {
         survives=ASKS_AGAIN,
     ),
     "take_strava_revocation": Case(strava_link, lambda w: services.take_strava_revocation(event())),
+    "forget_abandoned_authorizations": Case(
+        strava_authorization_abandoned, lambda w: services.forget_abandoned_authorizations()
+    ),
     "take_due_strava_checks": Case(
         strava_link_in_doubt,
         lambda w: services.take_due_strava_checks(),
@@ -366,6 +374,10 @@ CASES: dict[str, Case] = {
     "submit_garminconnect_code": Case(
         garmin_code_wanted,
         lambda w: services.submit_garminconnect_code(w.id, MFA_CODE),
+    ),
+    "withdraw_garminconnect_code": Case(
+        garmin_code_given,
+        lambda w: services.withdraw_garminconnect_code(w.id, w.attempt),
     ),
     "run_garminconnect_mfa": Case(
         garmin_code_given,

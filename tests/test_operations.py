@@ -382,7 +382,8 @@ COUNT = "from integrations import metrics; metrics.count_refresh('strava', 'refr
 SCRAPE = (
     f"{COUNT}; from django.test import Client; from django.core.management import call_command;"
     "call_command('migrate', verbosity=0);"
-    "print(Client().get('/metrics', headers={'host': 'example.org'}).content.decode())"
+    "headers = {'host': 'example.org', 'authorization': 'Bearer s3cret'};"
+    "print(Client().get('/metrics', headers=headers).content.decode())"
 )
 
 
@@ -392,6 +393,7 @@ def test_processes_of_a_machine_are_counted_together(tmp_path):
     env = {
         **PRODUCTION,
         "PROMETHEUS": "on",
+        "PROMETHEUS_TOKEN": "s3cret",
         "PROMETHEUS_MULTIPROC_DIR": str(counts),
         "DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}",
         "PYTHONWARNINGS": "ignore",
@@ -404,11 +406,16 @@ def test_processes_of_a_machine_are_counted_together(tmp_path):
 
 
 def test_a_directory_for_counts_has_to_be_there(tmp_path):
-    code, _out, err = manage(
-        "check", **PRODUCTION, PROMETHEUS="on", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "none")
-    )
+    env = {**PRODUCTION, "PROMETHEUS": "on", "PROMETHEUS_TOKEN": "s3cret"}
+    code, _out, err = manage("check", **env, PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "none"))
     assert code == 1
     assert "PROMETHEUS_MULTIPROC_DIR must name a directory" in err
+
+
+def test_metrics_in_production_need_a_token():
+    code, _out, err = manage("check", **PRODUCTION, PROMETHEUS="on")
+    assert code == 1
+    assert "PROMETHEUS_TOKEN" in err
 
 
 # --- Logs ---------------------------------------------------------------------------------------

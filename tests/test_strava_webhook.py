@@ -178,13 +178,13 @@ def test_a_link_that_stands_is_asked_about_no_more(alice, client, linked, strava
 def test_an_event_that_comes_while_strava_is_asked_is_asked_about_too(
     alice, client, linked, strava, monkeypatch
 ):
-    refresh = strava_webhook.refresh_strava_access_token
+    ask = strava_webhook.ask_strava
 
-    def refresh_while_another_comes(user_id):
-        refresh(user_id)
+    def ask_while_another_comes(user_id):
+        ask(user_id)
         assert services.take_strava_revocation(event()) == user_id
 
-    monkeypatch.setattr(strava_webhook, "refresh_strava_access_token", refresh_while_another_comes)
+    monkeypatch.setattr(strava_webhook, "ask_strava", ask_while_another_comes)
     send(client, event())
     assert row_of(alice).strava_check_due_at is not None
 

@@ -384,8 +384,12 @@ def test_a_leader_that_loses_its_database_session_is_none_any_more(db):
         second.release()
 
 
-EVERY = {
+# Done by the scheduler itself, and handed to workers.
+ITSELF = {
     "forget_dead_garminconnect_logins": timedelta(minutes=1),
+    "forget_abandoned_authorizations": timedelta(minutes=1),
+}
+EVERY = {
     "confirm_due_strava_revocations": timedelta(minutes=5),
     "refresh_due_strava_tokens": timedelta(minutes=10),
     "sync_due_gear": timedelta(hours=1),
@@ -394,12 +398,13 @@ EVERY = {
 
 
 def test_what_is_scheduled_whatever_the_backend():
-    assert {job.name: job.every for job in schedule.jobs()} == EVERY
+    assert {job.name: job.every for job in schedule.jobs()} == ITSELF | EVERY
 
 
 @pytest.mark.django_db(transaction=True)
 def test_what_is_scheduled_for_the_database(database_backend):
     assert {job.name: job.every for job in schedule.jobs()} == {
+        **ITSELF,
         **EVERY,
         "end_lost_tasks": timedelta(minutes=10),
         "forget_finished_tasks": timedelta(days=1),
@@ -407,6 +412,14 @@ def test_what_is_scheduled_for_the_database(database_backend):
     Scheduler(schedule.jobs(), FreeLock()).tick()
     paths = DBTaskResult.objects.values_list("task_path", flat=True)
     assert sorted(paths) == sorted(f"integrations.tasks.{name}" for name in EVERY)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_password_is_forgotten_in_time_though_no_worker_runs(alice, database_backend):
+    services.begin_garminconnect_login(alice.pk, "alice@example.com", "s3cret")
+    GarminConnectLogin.objects.update(step_until=timezone.now())
+    Scheduler(schedule.jobs(), FreeLock()).tick()
+    assert not GarminConnectLogin.objects.exists()
 
 
 @pytest.fixture
@@ -438,6 +451,8 @@ def test_a_task_that_died_with_its_worker_is_ended(db, database_backend, caplog)
     assert statuses == {"RUNNING 2": "FAILED", "RUNNING 0": "RUNNING", "SUCCESSFUL 2": "SUCCESSFUL"}
     lost = DBTaskResult.objects.get(status="FAILED")
     assert lost.finished_at is not None
+    # Also where the scheduler is __main__.
+    assert lost.exception_class_path == "project.schedule.WorkerLost"
     assert lost.task_result.errors[0].exception_class is schedule.WorkerLost
     assert [record.event for record in caplog.records] == ["scheduler.lost_tasks_ended"]
     schedule.end_lost_tasks()
@@ -467,7 +482,7 @@ class Process:
 
 @pytest.mark.django_db(transaction=True)
 def test_two_schedulers_enqueue_once_and_stop_on_sigterm(tmp_path):
-    names = [f"integrations.tasks.{job.name}" for job in schedule.jobs()]
+    names = [f"integrations.tasks.{name}" for name in EVERY]
     enqueued = DBTaskResult.objects.order_by("enqueued_at").values_list("task_path", flat=True)
     processes = []
     try:

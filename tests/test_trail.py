@@ -178,5 +178,5 @@ def test_everything_can_be_taken_home_but_the_secrets(alice, alice_client, linke
 
 def test_nobody_takes_home_somebody_elses(linked, bob_client, client):
     data = bob_client.get(reverse("integrations:export")).json()
-    assert data == {"integrations": [], "gear": [], "garmin_sign_in": [], "activity": []}
+    assert set(map(len, data.values())) == {0}
     assert client.get(reverse("integrations:export")).status_code == 302

@@ -131,17 +131,19 @@ def refresh(session: Session) -> Session:
     """
     garminconnect = library()
     client = garminconnect.Garmin(is_cn=session.is_cn).client
-    client.loads(json.dumps(session.tokens))
+    _load(client, session)
     # `_refresh_session` swallows its errors, and this tells in text alone what they were.
     answers: list[Any] = []
-    post = client._di_token_post
 
-    def recording_post(*args: Any, **kwargs: Any) -> Any:
-        answers.append(post(*args, **kwargs))
-        return answers[-1]
+    def recording(post: Callable[..., Any]) -> Callable[..., Any]:
+        def recording_post(*args: Any, **kwargs: Any) -> Any:
+            answers.append(post(*args, **kwargs))
+            return answers[-1]
 
-    client._di_token_post = recording_post
+        return recording_post
+
     try:
+        client._di_token_post = recording(client._di_token_post)
         client._refresh_di_token()
     except Exception as exc:
         raise _translate_refresh(answers[-1] if answers else None, exc) from None
@@ -157,21 +159,34 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     garminconnect = library()
     garmin: Garmin = garminconnect.Garmin(is_cn=session.is_cn)
     client: Any = garmin.client
-    client.loads(json.dumps(session.tokens))
-    for scheme in ("https://", "http://"):  # the library bounds single reads only
-        client._api_session.mount(scheme, DeadlineAdapter(pool_maxsize=20))
+    _load(client, session)
+    api_session: Any = getattr(client, "_api_session", None)
+    if api_session is not None:
+        for scheme in ("https://", "http://"):  # the library bounds single reads only
+            api_session.mount(scheme, DeadlineAdapter(pool_maxsize=20))
 
     def refresh_session() -> None:
         with client._token_lock:
             try:
                 current = _session_of(client, session.is_cn)
-                client.loads(json.dumps(renew(current).tokens))
+                _load(client, renew(current))
             except GarminConnectRelinkRequired as exc:
                 # The error that the library's users know for it.
                 raise garminconnect.GarminConnectAuthenticationError(str(exc)) from exc
 
     client._refresh_session = refresh_session
     return garmin
+
+
+def _load(client: Any, session: Session) -> None:
+    """Put a session into the library's client. Raises InvalidSession if it takes it for none."""
+    try:
+        client.loads(json.dumps(session.tokens))
+    except Exception as exc:
+        # The type alone: the library's message may hold what it was given.
+        event = {"event": "garminconnect.session_unusable"}
+        logger.warning("garminconnect session: %s", type(exc).__name__, extra=event)
+        raise InvalidSession from None
 
 
 def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:

@@ -46,7 +46,11 @@ def mfa(request: AthleteRequest) -> HttpResponse:
         if not form.is_valid():
             raise InvalidInput(_("The code is a number of 4 to 10 digits. Please check it."))
         attempt = services.submit_garminconnect_code(request.user.pk, form.cleaned_data["code"])
-        tasks.enqueue(tasks.answer_garminconnect_mfa, request.user.pk, str(attempt))
+        try:
+            tasks.enqueue(tasks.answer_garminconnect_mfa, request.user.pk, str(attempt))
+        except TaskQueueUnavailable:
+            services.withdraw_garminconnect_code(request.user.pk, attempt)
+            raise
     except IntegrationsError as exc:
         return failed(request, exc)
     return done(request, _("Checking the code with Garmin …"), level=messages.INFO, status=202)
@@ -54,6 +58,7 @@ def mfa(request: AthleteRequest) -> HttpResponse:
 
 @athlete_view
 @require_POST
+@at_most(30)
 def cancel(request: AthleteRequest) -> HttpResponse:
     """Drop a sign-in under way."""
     try:
@@ -65,6 +70,7 @@ def cancel(request: AthleteRequest) -> HttpResponse:
 
 @athlete_view
 @require_POST
+@at_most(30)
 def disconnect(request: AthleteRequest) -> HttpResponse:
     """Forget everything here, and say where the session itself is ended."""
     try:

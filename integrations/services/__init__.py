@@ -19,6 +19,7 @@ from .garminconnect_login import (
     run_garminconnect_login,
     run_garminconnect_mfa,
     submit_garminconnect_code,
+    withdraw_garminconnect_code,
 )
 from .gear import (
     PROVIDERS,
@@ -59,6 +60,7 @@ from .strava_authorization import (
     StravaAuthorization,
     begin_strava_authorization,
     complete_strava_authorization,
+    forget_abandoned_authorizations,
 )
 from .strava_sweep import SweepCounts, sweep_strava_tokens
 from .strava_tokens import get_strava_access_token, refresh_strava_access_token
@@ -102,6 +104,7 @@ __all__ = [
     "edit_user_integrations",
     "export_integrations",
     "fernet_keys_open_secrets",
+    "forget_abandoned_authorizations",
     "forget_dead_garminconnect_logins",
     "forget_old_link_events",
     "get_garminconnect_client",
@@ -141,5 +144,6 @@ __all__ = [
     "take_strava_revocation",
     "unlink_garminconnect_account",
     "unlink_strava_account",
+    "withdraw_garminconnect_code",
     "withdraw_gear_sync",
 ]

@@ -20,7 +20,7 @@ from ..garminconnect.gear import fetch_gear, fetch_units
 from ..gear import BIKE, SHOES, GearItem, clean_text
 from ..models import UsersIntegrations
 from ..strava.client import StravaClient, StravaGear
-from . import _rows, strava
+from . import strava
 from ._single_flight import TokenKeeper
 from .garminconnect import GarminConnectTokenKeeper, get_garminconnect_client
 from .strava_tokens import StravaTokenKeeper
@@ -49,7 +49,9 @@ def fetch_from_strava(row: UsersIntegrations) -> Fetched:
         # Revoked, or rotated by another: the token endpoint tells which.
         token = keeper.obtain(row.user_id, replacing=token)
         profile = client.get_athlete(token)
-    if row.strava_athlete_id is not None and profile.id != row.strava_athlete_id:
+    if row.strava_athlete_id is None:
+        strava.note_athlete(row, profile.id)
+    elif profile.id != row.strava_athlete_id:
         raise InvalidProviderReply
     if profile.bikes is None and profile.shoes is None:
         raise ScopeMissing
@@ -97,8 +99,7 @@ def fetch_from_garminconnect(row: UsersIntegrations) -> Fetched:
     garmin = get_garminconnect_client(row.user_id)
     try:
         items = fetch_gear(garmin)
-    except InvalidSession as exc:
-        KEEPERS["garminconnect"].declare_dead(_rows.get_row(row.user_id))
+    except InvalidSession as exc:  # out of the keeper, which has noted it where it is true
         raise GarminConnectRelinkRequired from exc
     units = row.garminconnect_units or fetch_units(garmin)
     return Fetched(items=items, units=units)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import lru_cache, wraps
 from typing import Any
@@ -41,7 +42,15 @@ def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
 
 def close_dead_connection() -> None:
     """Let the next statement open a new connection, if this one is lost outside a transaction."""
-    connections[router.db_for_write(UsersIntegrations)].close_if_unusable_or_obsolete()
+    connection = connections[router.db_for_write(UsersIntegrations)]
+    # Django would close a good one, too, if it finds it amid a transaction.
+    if not connection.in_atomic_block and connection.autocommit:
+        connection.close_if_unusable_or_obsolete()
+
+
+def atomic() -> AbstractContextManager[None]:
+    """A transaction, or a savepoint within one, on the database that has this app's tables."""
+    return transaction.atomic(using=router.db_for_write(UsersIntegrations))
 
 
 def require_autocommit() -> None:
@@ -52,9 +61,13 @@ def require_autocommit() -> None:
     wrap each test in a transaction, pass, as they do for Django's `atomic(durable=True)`.
     """
     connection = transaction.get_connection(router.db_for_write(UsersIntegrations))
-    if connection.in_atomic_block and not any(
-        getattr(block, "_from_testcase", False) for block in connection.atomic_blocks[-1:]
-    ):
+    if connection.in_atomic_block:
+        outside = any(
+            getattr(block, "_from_testcase", False) for block in connection.atomic_blocks[-1:]
+        )
+    else:
+        outside = connection.get_autocommit()
+    if not outside:
         raise RuntimeError(
             "This service asks the provider and must not run inside a transaction: call it "
             "outside atomic(), and with ATOMIC_REQUESTS decorate the view with "
@@ -68,6 +81,17 @@ def get_row(user_id: int) -> UsersIntegrations:
         return UsersIntegrations.objects.get(user_id=user_id)
     except UsersIntegrations.DoesNotExist:
         raise IntegrationsNotFound from None
+
+
+def lock_row(user_id: int) -> UsersIntegrations:
+    """The row as it is, and stays until the transaction's end; for use within atomic().
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    row = UsersIntegrations.objects.select_for_update().filter(user_id=user_id).first()
+    if row is None:
+        raise IntegrationsNotFound
+    return row
 
 
 def ensure_row(user_id: int) -> None:
@@ -162,6 +186,18 @@ def healthy_columns(provider: str) -> dict[str, Any]:
         f"{provider}_retry_at": None,
         f"{provider}_lease": None,
         f"{provider}_lease_until": None,
+    }
+
+
+def unsynced_columns(provider: str) -> dict[str, Any]:
+    """The columns of a link whose gear was never synchronised."""
+    return {
+        f"{provider}_units": "",
+        f"{provider}_synced_at": None,
+        f"{provider}_sync_error": "",
+        f"{provider}_sync_failures": 0,
+        f"{provider}_sync_due_at": None,
+        f"{provider}_syncing_until": None,
     }
 
 

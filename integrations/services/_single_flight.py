@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, connections, router, transaction
+from django.db import InterfaceError, InternalError, OperationalError, connections, router
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -32,6 +32,7 @@ from ..exceptions import (
     InvalidGrant,
     ProviderError,
     ProviderUnavailable,
+    RateLimited,
     SecretUnreadable,
     error_by_code,
 )
@@ -85,8 +86,13 @@ class TokenKeeper[Token](ABC):
     def refresh(self, row: UsersIntegrations) -> Refreshed[Token]:
         """Ask the provider, once. Raises `dead`, or another ProviderError."""
 
-    def obtain(self, user_id: int, *, replacing: Token | None = None) -> Token:
+    def obtain(
+        self, user_id: int, *, replacing: Token | None = None, asking: bool = False
+    ) -> Token:
         """A token that is fresh, and not the one that is being replaced.
+
+        With `asking` the provider is asked by this very call: what another was answered may be
+        older than the reason to ask.
 
         Raises `not_linked`, `relink_required`, or a ProviderError that leaves the link as it is.
         """
@@ -97,7 +103,7 @@ class TokenKeeper[Token](ABC):
         while True:
             row = self.linked_row(user_id)
             first = first or row
-            if self.is_fresh(row):
+            if self.is_fresh(row) and not asking:
                 token = self._open(row)
                 if replacing is None or token != replacing:
                     return token
@@ -148,7 +154,7 @@ class TokenKeeper[Token](ABC):
             lease=None,
             lease_until=None,
         )
-        with transaction.atomic():  # or the link would be dead and nobody told
+        with _rows.atomic():  # or the link would be dead and nobody told
             if not ended.update(**columns):
                 return False
             code = self.relink_required.code
@@ -210,10 +216,20 @@ class TokenKeeper[Token](ABC):
             .update(**self._columns(lease=lease, lease_until=Now() + timedelta(seconds=self.lease)))
         )
 
-    def drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> None:
+    def renew_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
+        """Start the time of a lease anew, if it is still ours."""
+        return bool(
+            self._rows(row.user_id)
+            .filter(**self._columns(lease=lease))
+            .update(**self._columns(lease_until=Now() + timedelta(seconds=self.lease)))
+        )
+
+    def drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> bool:
         """Free the way, if the lease is still ours."""
-        self._rows(row.user_id).filter(**self._columns(lease=lease)).update(
-            **self._columns(lease=None, lease_until=None, **columns)
+        return bool(
+            self._rows(row.user_id)
+            .filter(**self._columns(lease=lease))
+            .update(**self._columns(lease=None, lease_until=None, **columns))
         )
 
     @counts_refreshes
@@ -223,7 +239,7 @@ class TokenKeeper[Token](ABC):
         try:
             refreshed = self.refresh(row)
             settled = True  # from here on the row is written, or is no longer ours to write
-            return self._store(row, refreshed)
+            return self._store(row, lease, refreshed)
         except self.dead as exc:
             settled = self.declare_dead(row)
             if not settled:
@@ -232,17 +248,17 @@ class TokenKeeper[Token](ABC):
         except (ProviderError, SecretUnreadable) as exc:
             # A lost key does not end the link: it is the operator's to put right.
             if not settled:
-                self.drop_lease(
+                settled = True
+                if self.drop_lease(
                     row,
                     lease,
                     error=exc.code,
                     failures=F(self._column("failures")) + 1,
                     retry_at=timezone.now() + timedelta(seconds=self._backoff(row, exc)),
-                )
-                settled = True
-                _trail.note(
-                    row.user_id, self.provider, Event.REFRESH_FAILED, exc.code, Actor.SYSTEM
-                )
+                ):
+                    _trail.note(
+                        row.user_id, self.provider, Event.REFRESH_FAILED, exc.code, Actor.SYSTEM
+                    )
             if isinstance(exc, SecretUnreadable):
                 raise self.relink_required from exc
             raise
@@ -251,14 +267,19 @@ class TokenKeeper[Token](ABC):
                 self.drop_lease(row, lease)
 
     def _backoff(self, row: UsersIntegrations, exc: IntegrationsError) -> float:
-        """Seconds until a sweep may try again: doubling up to a day, with jitter."""
+        """Seconds until a sweep may try again: doubling up to a day, with jitter.
+
+        A rate limit ends when its window does, however often it was run into.
+        """
+        retry_after: int = getattr(exc, "retry_after", None) or 0
+        if isinstance(exc, RateLimited) and retry_after:
+            return min(retry_after, MAX_BACKOFF)
         seconds: float = min(BACKOFF * 2 ** min(self._get(row, "failures"), 20), MAX_BACKOFF)
         seconds *= random.uniform(0.75, 1.25)  # noqa: S311 (jitter, not a secret)
-        retry_after: int = getattr(exc, "retry_after", None) or 0
         return min(max(seconds, retry_after), MAX_BACKOFF)
 
     def _store(
-        self, row: UsersIntegrations, refreshed: Refreshed[Token]
+        self, row: UsersIntegrations, lease: uuid.UUID, refreshed: Refreshed[Token]
     ) -> Refreshed[Token] | None:
         """Write what was answered, if the secret that it replaces is still the stored one.
 
@@ -274,10 +295,13 @@ class TokenKeeper[Token](ABC):
                 ):
                     return refreshed
                 current = self._rows(row.user_id).first()
-            except (OperationalError, InterfaceError):
+            except (OperationalError, InterfaceError, InternalError) as exc:
                 connection = connections[router.db_for_write(UsersIntegrations)]
                 if connection.in_atomic_block or time.monotonic() > give_up:
                     raise
+                if isinstance(exc, InternalError):
+                    # A server that writes no more, because another has taken over from it.
+                    connection.close()
                 _rows.close_dead_connection()
                 time.sleep(0.2)
                 continue
@@ -285,9 +309,27 @@ class TokenKeeper[Token](ABC):
                 # Disconnected while the provider was being asked.
                 refreshed.discard()
                 raise self.not_linked
-            if getattr(current, self.guard) != getattr(row, self.guard):
-                return None  # relinked, or refreshed by another after our lease had run out
+            if self._was_replaced(row, current, lease):
+                # Relinked, or refreshed by another after our lease had run out.
+                if self.is_another_grant(row, current):
+                    refreshed.discard()
+                return None
             replaced = current.sealed(self.guard)  # re-encrypted with another key
+
+    def _was_replaced(
+        self, row: UsersIntegrations, current: UsersIntegrations, lease: uuid.UUID
+    ) -> bool:
+        """Whether another secret stands there, and not the same one under another key."""
+        try:
+            return bool(getattr(current, self.guard) != getattr(row, self.guard))
+        except SecretUnreadable:
+            # Under a key that this process does not know yet. Whoever replaces a secret takes
+            # the lease away, and whoever only seals it anew does not.
+            return bool(self._get(current, "lease") != lease)
+
+    def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
+        """Whether a relink was to something that does not share its end with what was there."""
+        return False
 
 
 def _seconds_until(moment: datetime | None) -> int | None:

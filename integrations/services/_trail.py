@@ -8,11 +8,12 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from .. import conf
-from ..models import Gear, LinkEvent
+from ..exceptions import IntegrationsNotFound
+from ..models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
 from . import _rows
 from ._rows import database_errors
 
@@ -55,24 +56,25 @@ def note(
     )
 
 
-def unlink(user_id: int, provider: str, code: str = "", **columns: Any) -> None:
+def unlink(
+    user_id: int, provider: str, code: str = "", only_if: Q | None = None, **columns: Any
+) -> bool:
     """Clear a link, delete the gear that came from it and note it: all or nothing.
 
-    Raises IntegrationsNotFound if the user has no integrations row.
+    Says whether there was a link; where there was none, nothing is noted, and what else is there
+    is cleared. Raises IntegrationsNotFound if the user has no integrations row, or none of which
+    `only_if` is true.
     """
-    columns |= _rows.healthy_columns(provider)
-    columns |= {
-        f"{provider}_units": "",
-        f"{provider}_synced_at": None,
-        f"{provider}_sync_error": "",
-        f"{provider}_sync_failures": 0,
-        f"{provider}_sync_due_at": None,
-        f"{provider}_syncing_until": None,
-    }
-    with transaction.atomic():
-        _rows.update(user_id, **columns)
+    rows = UsersIntegrations.objects.filter(user_id=user_id)
+    columns |= _rows.healthy_columns(provider) | _rows.unsynced_columns(provider)
+    with _rows.atomic():
+        linked = not rows.filter(LINK_CONDITIONS[provider][LinkStatus.NOT_LINKED]).exists()
+        if not rows.filter(only_if or Q()).update(**columns):
+            raise IntegrationsNotFound
         Gear.objects.filter(user_id=user_id, provider=provider).delete()
-        note(user_id, provider, Event.UNLINKED, code)
+        if linked:
+            note(user_id, provider, Event.UNLINKED, code)
+    return linked
 
 
 @database_errors

@@ -7,11 +7,15 @@ from typing import Any
 from django.db import models
 
 from ..fields import EncryptedTextField
-from ..models import GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
+from ..models import GarminConnectAttempt, GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
 from ._rows import database_errors
 
-# Ours alone: they say nothing of the athlete, or are worth as much as a secret for ten minutes.
-_LEFT_OUT = {"id", "user", "attempt", "strava_state", "strava_lease", "garminconnect_lease"}
+_LEFT_OUT = {
+    # Ours alone: they say nothing of the athlete.
+    *("id", "user", "attempt", "email_hash", "strava_lease", "garminconnect_lease"),
+    "strava_state",  # worth as much as a secret for ten minutes
+    "actor_user",  # which of the staff it was
+}
 
 
 @database_errors
@@ -24,6 +28,7 @@ def export_integrations(user_id: int) -> dict[str, Any]:
         "integrations": _export(UsersIntegrations, user_id),
         "gear": _export(Gear, user_id),
         "garmin_sign_in": _export(GarminConnectLogin, user_id),
+        "garmin_attempts": _export(GarminConnectAttempt, user_id),
         "activity": _export(LinkEvent, user_id),
     }
 

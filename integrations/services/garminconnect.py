@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import transaction
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -59,7 +58,7 @@ class GarminConnectTokenKeeper(TokenKeeper[Session]):
 
     def refresh(self, row: UsersIntegrations) -> Refreshed[Session]:
         session = self.read(row)
-        if not session.tokens["di_refresh_token"]:
+        if not session.tokens["di_refresh_token"] or not session.tokens["di_client_id"]:
             raise InvalidSession  # of garth's making, or without a way to renew it
         session = client.refresh(session)
         # There is no revocation endpoint: a session nobody keeps is simply forgotten.
@@ -91,10 +90,17 @@ def get_garminconnect_client(user_id: int) -> Garmin:
     again, or a GarminConnectError, which leaves the link as it is.
     """
     session = _keeper.obtain(user_id)
-    return client.open_session(
-        session,
-        renew=database_errors(lambda current: _keeper.obtain(user_id, replacing=current)),
-    )
+    try:
+        return client.open_session(
+            session,
+            renew=database_errors(lambda current: _keeper.obtain(user_id, replacing=current)),
+        )
+    except InvalidSession as exc:
+        # What a host has stored is no session of the library's: nobody but the athlete can mend it.
+        row = _keeper.linked_row(user_id)
+        if _keeper.read(row) == session:
+            _keeper.declare_dead(row)
+        raise GarminConnectRelinkRequired from exc
 
 
 @database_errors
@@ -114,7 +120,7 @@ def link_garminconnect_account(
     """
     is_cn = (oauth1_token or {}).get("domain") == "garmin.cn"
     linked = oauth1_token is not None or oauth2_token is not None
-    with transaction.atomic():
+    with _rows.atomic():
         _rows.update(
             user_id,
             **session_columns(oauth2_token),
@@ -133,7 +139,7 @@ def unlink_garminconnect_account(user_id: int) -> None:
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _trail.unlink(
+    linked = _trail.unlink(
         user_id,
         "garminconnect",
         garminconnect_oauth1=None,
@@ -144,7 +150,8 @@ def unlink_garminconnect_account(user_id: int) -> None:
         garminconnect_linked_at=None,
         garminconnect_refreshed_at=None,
     )
-    _rows.send_after_commit(account_unlinked, user_id, "garminconnect")
+    if linked:
+        _rows.send_after_commit(account_unlinked, user_id, "garminconnect")
 
 
 @database_errors
@@ -155,7 +162,7 @@ def disconnect_garminconnect(user_id: int) -> None:
 
     Raises GarminConnectNotLinked if there was neither.
     """
-    with transaction.atomic():
+    with _rows.atomic():
         cancelled, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
         try:
             row = _rows.get_row(user_id)

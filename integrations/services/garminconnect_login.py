@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from django.db import connections, router, transaction
+from django.db import connections, router
+from django.db.models import F
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
@@ -85,7 +86,7 @@ def begin_garminconnect_login(
         password=password,
     )
     written = [each.name for each in login._meta.concrete_fields if each.name not in ("id", "user")]
-    with transaction.atomic():  # or a password would wait that nobody is told of
+    with _rows.atomic():  # or a password would wait that nobody is told of
         # An upsert, so that of two tabs at once the later one simply replaces the earlier.
         GarminConnectLogin.objects.bulk_create(
             [login], update_conflicts=True, unique_fields=["user"], update_fields=written
@@ -132,7 +133,7 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
     """
     settle_garminconnect_login(user_id)
     logins = GarminConnectLogin.objects.filter(user_id=user_id)
-    with transaction.atomic():  # or a code would wait that nobody is told of
+    with _rows.atomic():  # or a code would wait that nobody is told of
         if not logins.filter(step=Step.MFA_REQUIRED).update(
             step=Step.MFA_QUEUED, step_until=timezone.now() + PICK_UP, mfa_code=code
         ):
@@ -142,6 +143,14 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
         if attempt is None:  # cancelled in this very moment
             raise NoLoginInProgress
     return attempt
+
+
+@database_errors
+def withdraw_garminconnect_code(user_id: int, attempt: uuid.UUID) -> None:
+    """Take a code back that no worker could be told of, so that it can be entered again."""
+    GarminConnectLogin.objects.filter(
+        user_id=user_id, attempt=attempt, step=Step.MFA_QUEUED, mfa_until__isnull=False
+    ).update(step=Step.MFA_REQUIRED, step_until=F("mfa_until"), mfa_code=None)
 
 
 @database_errors
@@ -162,7 +171,7 @@ def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
         return _end(login, TooManyMfaCodes.code)
     if isinstance(outcome, LoginExpired | LoginInterrupted):
         return _end(login, outcome.code)
-    with transaction.atomic():
+    with _rows.atomic():
         if not _mine(login).update(
             step=Step.MFA_REQUIRED, step_until=login.mfa_until, wrong_codes=wrong_codes
         ):
@@ -197,7 +206,7 @@ def settle_garminconnect_login(user_id: int) -> None:
         pk=login.pk, attempt=login.attempt, step=login.step, step_until__lte=now
     )
     code = LoginExpired.code if login.step == Step.MFA_REQUIRED else LoginInterrupted.code
-    with transaction.atomic():
+    with _rows.atomic():
         if login.mfa_until is not None and login.mfa_until > now:
             settled = mine.update(step=Step.MFA_REQUIRED, step_until=login.mfa_until, mfa_code=None)
         else:
@@ -282,14 +291,15 @@ def _heartbeat(login: GarminConnectLogin) -> Iterator[None]:
     stop = threading.Event()
 
     def beat() -> None:
-        try:
-            while not stop.wait(HEARTBEAT):
+        connection = connections[router.db_for_write(GarminConnectLogin)]
+        while not stop.wait(HEARTBEAT):
+            try:
                 _mine(login).update(step_until=timezone.now() + ALIVE)
-        except Exception as exc:  # the sign-in itself goes on; at worst it will count as dead
-            event = {"event": "garminconnect.heartbeat_failed"}
-            logger.warning("heartbeat failed: %s", type(exc).__name__, extra=event)
-        finally:
-            connections[router.db_for_write(GarminConnectLogin)].close()
+            except Exception as exc:  # the next one may get through
+                event = {"event": "garminconnect.heartbeat_failed"}
+                logger.warning("heartbeat failed: %s", type(exc).__name__, extra=event)
+                connection.close()
+        connection.close()
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -302,7 +312,7 @@ def _heartbeat(login: GarminConnectLogin) -> Iterator[None]:
 
 def _link(login: GarminConnectLogin, session: Session) -> str:
     """Store the session and end the sign-in, both or neither."""
-    with transaction.atomic():
+    with _rows.atomic():
         deleted, _ = _mine(login).delete()
         if not deleted:
             return "superseded"
@@ -327,7 +337,7 @@ def _link(login: GarminConnectLogin, session: Session) -> str:
 
 def _end(login: GarminConnectLogin, code: str) -> str:
     """End the sign-in with an error; the link, if there is one, stays."""
-    with transaction.atomic():
+    with _rows.atomic():
         deleted, _ = _mine(login).delete()
         if not deleted:
             return "superseded"

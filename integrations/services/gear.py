@@ -14,11 +14,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db import transaction
 from django.db.models import Count, F, Q
 from django.utils import timezone
 
 from ..exceptions import (
+    GearNotFound,
     IntegrationsDatabaseError,
     IntegrationsError,
     ProviderError,
@@ -88,7 +88,7 @@ def sync_gear(user_id: int, provider: str) -> GearCounts:
         row = UsersIntegrations.objects.filter(user_id=user_id, strava_client_id=None).first()
         if row is not None:
             exc = RateLimited(retry_after=seconds)
-            _note_failure(row, provider, exc)
+            _note_failure(row, provider, exc, asked=False)
             raise exc
     return sync_strava_gear(user_id)
 
@@ -186,8 +186,8 @@ def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetc
     try:
         fetched = fetch(row)
         counts = _apply(row, provider, fetched)
-    except IntegrationsDatabaseError:
-        raise  # ours, and nothing that the athlete's link has to do with
+    except (IntegrationsDatabaseError, KEEPERS[provider].not_linked):
+        raise  # ours, or disconnected meanwhile: nothing that the link has to do with
     except IntegrationsError as exc:
         if provider == "strava":
             strava.note_limit(user_id, exc)
@@ -230,7 +230,7 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
     if not created and not changed and not gone:
         _note_success(row, provider, fetched, now)
         return GearCounts()
-    with transaction.atomic():
+    with _rows.atomic():
         # First, for its condition and its lock: a disconnect comes wholly before or after.
         _note_success(row, provider, fetched, now)
         # An upsert, because another synchronisation may have created the same a moment ago.
@@ -258,6 +258,8 @@ def _with_details(item: GearItem, gear: Gear | None, fetched: Fetched) -> GearIt
         return replace(item, brand=gear.brand, model=gear.model)
     try:
         return fetched.details(item)
+    except GearNotFound:
+        return replace(item, brand="", model="")  # there are none, and asking again costs a request
     except ProviderError as exc:
         # They are missing until the next synchronisation, which asks again.
         event = {"event": "strava.gear_details_missing"}
@@ -288,7 +290,9 @@ def _note_success(row: UsersIntegrations, provider: str, fetched: Fetched, now: 
         raise KEEPERS[provider].not_linked  # disconnected, or linked anew, meanwhile
 
 
-def _note_failure(row: UsersIntegrations, provider: str, exc: IntegrationsError) -> None:
+def _note_failure(
+    row: UsersIntegrations, provider: str, exc: IntegrationsError, asked: bool = True
+) -> None:
     failures = getattr(row, f"{provider}_sync_failures")
     wait = min(BACKOFF * 2 ** min(failures, 10), MAX_BACKOFF)
     wait *= random.uniform(0.75, 1)  # noqa: S311
@@ -301,8 +305,13 @@ def _note_failure(row: UsersIntegrations, provider: str, exc: IntegrationsError)
         "sync_due_at": timezone.now() + max(wait, retry_after),
         "syncing_until": None,
     }
-    UsersIntegrations.objects.filter(pk=row.pk).update(
-        **{f"{provider}_{name}": value for name, value in columns.items()}
-    )
-    _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
-    count_failure(provider, "gear_sync", exc.code)
+    linked_at = f"{provider}_linked_at"
+    if not UsersIntegrations.objects.filter(
+        ~LINK_CONDITIONS[provider][LinkStatus.NOT_LINKED],
+        pk=row.pk,
+        **{linked_at: getattr(row, linked_at)},
+    ).update(**{f"{provider}_{name}": value for name, value in columns.items()}):
+        return  # disconnected, or linked anew, meanwhile
+    if asked:
+        _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
+        count_failure(provider, "gear_sync", exc.code)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
+from django.db.models import Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from pydantic import ValidationError
@@ -24,7 +26,7 @@ from ..exceptions import (
     StravaNotLinked,
 )
 from ..metrics import count_failure
-from ..models import LinkStatus, UsersIntegrations
+from ..models import Gear, LinkStatus, UsersIntegrations
 from ..signals import account_linked, account_unlinked
 from ..strava.client import StravaClient, StravaTokens
 from . import _rows, _trail
@@ -40,7 +42,12 @@ def set_user_strava_client(user_id: int, client_id: str | None, client_secret: s
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _rows.update(user_id, strava_client_id=client_id, strava_client_secret=client_secret)
+    _rows.update(
+        user_id,
+        # Nothing is no app: an empty one would hide the site's.
+        strava_client_id=client_id or None,
+        strava_client_secret=client_secret or None,
+    )
 
 
 @database_errors
@@ -76,29 +83,38 @@ def link_strava_account(
     if not isinstance(tokens, StravaTokens):
         try:
             tokens = StravaTokens.model_validate(dict(tokens))
-        except ValidationError:
+        except (ValidationError, TypeError, ValueError):
             raise InvalidProviderReply from None  # the cause would carry the tokens
     write_link(
         user_integrations.user_id,
         tokens,
-        relinked=user_integrations.strava_status != LinkStatus.NOT_LINKED,
         strava_linked_at=Coalesce("strava_linked_at", timezone.now()),
         **_rows.state_columns(None),
     )
     user_integrations.refresh_from_db()
 
 
-def write_link(user_id: int, tokens: StravaTokens, *, relinked: bool, **columns: Any) -> None:
-    """Write a new link and its health in one statement, then tell host projects."""
-    if tokens.athlete is not None:
-        columns["strava_athlete_id"] = tokens.athlete.id
+def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> UsersIntegrations:
+    """Write a new link and its health, then tell host projects; returns the row that it replaced.
+
+    Gear of another athlete goes with the link that it came from.
+    """
+    athlete_id = tokens.athlete.id if tokens.athlete is not None else None
+    if athlete_id is not None:
+        columns["strava_athlete_id"] = athlete_id
     try:
-        with transaction.atomic():  # a savepoint where a caller's transaction is open
+        with _rows.atomic():  # a savepoint where a caller's transaction is open
+            replaced = _rows.lock_row(user_id)
+            if athlete_id is not None and replaced.strava_athlete_id not in (None, athlete_id):
+                Gear.objects.filter(user_id=user_id, provider="strava").delete()
+                columns |= _rows.unsynced_columns("strava")
             _rows.update(user_id, **token_columns(tokens), **columns)
+            relinked = replaced.strava_status != LinkStatus.NOT_LINKED
             _trail.note(user_id, "strava", Event.RELINKED if relinked else Event.LINKED)
     except IntegrityError as exc:
         raise AthleteAlreadyLinked from exc
     _rows.send_after_commit(account_linked, user_id, "strava")
+    return replaced
 
 
 def token_columns(tokens: StravaTokens) -> dict[str, Any]:
@@ -122,11 +138,23 @@ def unlink_strava_account(user_id: int) -> None:
     _unlink(user_id)
 
 
-def _unlink(user_id: int, code: str = "") -> None:
-    _trail.unlink(
+def unlink_if_revoked(user_id: int) -> bool:
+    """Clear a link that Strava has said is dead; one that was made anew meanwhile is left alone."""
+    try:
+        return _unlink(
+            user_id,
+            only_if=Q(strava_relink_required_at__isnull=False, strava_refresh_token__isnull=False),
+        )
+    except IntegrationsNotFound:
+        return False
+
+
+def _unlink(user_id: int, code: str = "", only_if: Q | None = None) -> bool:
+    linked = _trail.unlink(
         user_id,
         "strava",
         code,
+        only_if,
         strava_client_id=None,
         strava_client_secret=None,
         strava_token=None,
@@ -142,7 +170,9 @@ def _unlink(user_id: int, code: str = "") -> None:
         strava_check_due_at=None,
         strava_limited_until=None,
     )
-    _rows.send_after_commit(account_unlinked, user_id, "strava")
+    if linked:
+        _rows.send_after_commit(account_unlinked, user_id, "strava")
+    return linked
 
 
 @database_errors
@@ -155,13 +185,19 @@ def disconnect_strava(user_id: int) -> bool:
     Raises StravaNotLinked if there was no link.
     """
     _rows.require_autocommit()
-    try:
-        row = _rows.get_row(user_id)
-    except IntegrationsNotFound:
-        raise StravaNotLinked from None
-    linked = row.has_secret("strava_token") or row.has_secret("strava_refresh_token")
-    revoked = linked and revoke_row(row)
-    _unlink(user_id, "" if revoked or not linked else "not_revoked")
+    while True:
+        try:
+            row = _rows.get_row(user_id)
+        except IntegrationsNotFound:
+            raise StravaNotLinked from None
+        linked = row.has_secret("strava_token") or row.has_secret("strava_refresh_token")
+        revoked = linked and revoke_row(row)
+        # A refresh may have put a new pair there meanwhile, which has to be revoked as well. One
+        # that comes after us finds no link any more, and sees to it by itself.
+        unchanged = Q(strava_refresh_token=row.sealed("strava_refresh_token"))
+        with suppress(IntegrationsNotFound):
+            _unlink(user_id, "" if revoked or not linked else "not_revoked", unchanged)
+            break
     if not linked:
         raise StravaNotLinked
     return revoked
@@ -197,6 +233,15 @@ def revoke_quietly(
         count_failure("strava", "revoke", exc.code)
         return False
     return True
+
+
+def note_athlete(row: UsersIntegrations, athlete_id: int) -> None:
+    """Note whose link it is, where the token endpoint did not say."""
+    # Linked by another user as well: then push events are about the other.
+    with suppress(IntegrityError), _rows.atomic():
+        UsersIntegrations.objects.filter(
+            pk=row.pk, strava_linked_at=row.strava_linked_at, strava_athlete_id=None
+        ).update(strava_athlete_id=athlete_id)
 
 
 def note_limit(user_id: int, exc: IntegrationsError) -> None:

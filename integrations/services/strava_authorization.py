@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
@@ -21,7 +22,7 @@ from ..exceptions import (
 )
 from ..metrics import counts_failures
 from ..models import LinkStatus, UsersIntegrations
-from ..strava.client import StravaClient
+from ..strava.client import StravaClient, StravaTokens
 from . import _rows, strava
 from ._rows import AUTHORIZATION_LIFETIME, database_errors
 
@@ -134,22 +135,24 @@ def complete_strava_authorization(
     # A redirect without a scope granted what was asked for (RFC 6749, section 5.1).
     granted = _split(scope) if scope else requested
     try:
-        strava.write_link(
+        replaced = strava.write_link(
             user_id,
             tokens,
-            relinked=row.strava_status != LinkStatus.NOT_LINKED,
+            # Who it is, if Strava does not say, the next synchronisation finds out.
+            strava_athlete_id=None,
             strava_scope=",".join(granted),
             strava_site_client_id=client.client_id if client.is_site else "",
             strava_linked_at=timezone.now(),
             **columns,
         )
     except AthleteAlreadyLinked:
-        # Not revoked: at Strava that would end the other account's link, too.
+        if not _shares_grant(client, tokens):
+            strava.revoke_quietly(client, tokens.refresh_token)
         raise
     except IntegrationsError:
         strava.revoke_quietly(client, tokens.refresh_token)
         raise
-    _revoke_replaced(row, client, tokens.athlete.id if tokens.athlete else None)
+    _revoke_replaced(replaced, client, tokens.athlete.id if tokens.athlete else None)
     return StravaAuthorization(
         granted=granted, missing=[scope for scope in requested if scope not in granted]
     )
@@ -171,8 +174,23 @@ def _spend_state(user_id: int, state: str) -> UsersIntegrations:
         user_id=user_id, strava_state=row.strava_state, strava_state_expires_at__gt=timezone.now()
     ).update(**_rows.state_columns(None))
     if not spent:
+        # Too late, or spent by another callback a moment ago.
+        _abandoned().filter(user_id=user_id).update(**_rows.state_columns(None))
         raise InvalidState
     return row
+
+
+def _abandoned() -> Any:
+    return UsersIntegrations.objects.filter(
+        strava_state__isnull=False, strava_state_expires_at__lte=timezone.now()
+    )
+
+
+@database_errors
+def forget_abandoned_authorizations() -> int:
+    """Forget states that nobody came back with in time, and the clients that were to go with
+    them; returns how many."""
+    return int(_abandoned().update(**_rows.state_columns(None)))
 
 
 def _revoke_replaced(row: UsersIntegrations, client: StravaClient, athlete_id: int | None) -> None:
@@ -190,6 +208,18 @@ def _revoke_replaced(row: UsersIntegrations, client: StravaClient, athlete_id: i
     known = row.strava_athlete_id is not None and athlete_id is not None
     if not same_app or (known and row.strava_athlete_id != athlete_id):
         strava.revoke_row(row)
+
+
+def _shares_grant(client: StravaClient, tokens: StravaTokens) -> bool:
+    """Whether another user's link of this athlete is by the same app: revoking one ends both."""
+    athlete_id = tokens.athlete.id if tokens.athlete else None
+    other = UsersIntegrations.objects.filter(strava_athlete_id=athlete_id).first()
+    if other is None:
+        return False
+    try:
+        return strava.client_for(other).client_id == client.client_id
+    except IntegrationsError:
+        return True  # not known: their link is worth more than a token that nobody keeps
 
 
 def _split(scope: str) -> list[str]:

@@ -7,39 +7,53 @@ the number of users. Links that are dead, or that a failure has put off, are not
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import DatabaseError, InterfaceError
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from ..exceptions import IntegrationsError, RateLimited
+from ..exceptions import IntegrationsError, RateLimited, SiteClientRejected
 from ..models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
 from . import strava
 from ._parallel import run_parallel
-from ._rows import database_errors, require_autocommit
+from ._rows import close_dead_connection, database_errors, require_autocommit
 from .strava_tokens import StravaTokenKeeper
 
+logger = logging.getLogger("integrations.strava")
+
 _keeper = StravaTokenKeeper()
+
+# Seconds for which a claimed row may wait for its turn: after that its lease would not last for
+# the request, and another could ask with the token that this one is about to spend.
+CLAIM_LASTS = 5
 
 
 @dataclass
 class SweepCounts:
-    """`due` at the start; then `refreshed`, `failed`, and `skipped`, which were not asked for."""
+    """`due` at the start; then `refreshed`, `failed`, and `skipped`, which were not asked for.
+
+    `attempted` says whether any was: not if a rate limit or a missing app stood before all of
+    them. What another sweep was at counts as attempted.
+    """
 
     due: int = 0
     refreshed: int = 0
     failed: int = 0
     skipped: int = 0
+    attempted: bool = field(default=False, repr=False)
 
     def as_dict(self) -> dict[str, int]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "attempted"}
 
 
 @database_errors
@@ -60,6 +74,18 @@ def sweep_strava_tokens(
     return sweep.finish()
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A row whose lease is ours, and since when (by time.monotonic)."""
+
+    row: UsersIntegrations
+    lease: uuid.UUID
+    since: float
+
+    def is_old(self) -> bool:
+        return time.monotonic() - self.since > CLAIM_LASTS
+
+
 class _Sweep:
     def __init__(
         self,
@@ -73,6 +99,7 @@ class _Sweep:
         self.workers = workers
         self.progress = progress
         self.lock = threading.Lock()
+        self.database_error: Exception | None = None
         self.counts = SweepCounts(due=self.due().count())
         # Whether Strava has limited the site's app; an app of an athlete's own is theirs alone.
         self.site_limited = strava.site_limited_for() > 0
@@ -90,7 +117,7 @@ class _Sweep:
             strava_refresh_token__isnull=False,
         )
 
-    def claimed(self) -> Iterator[tuple[UsersIntegrations, uuid.UUID]]:
+    def claimed(self) -> Iterator[Claim]:
         """Rows whose lease is ours, as many at a time as there are workers for them.
 
         In the order of their expiry, and never back: so each is visited once, whatever comes of
@@ -123,31 +150,47 @@ class _Sweep:
                 "garminconnect_oauth1", "garminconnect_oauth2"
             )
             for row in rows:
-                yield row, lease
+                yield Claim(row, lease, time.monotonic())
 
-    def refresh(self, claimed: tuple[UsersIntegrations, uuid.UUID]) -> None:
-        row, lease = claimed
+    def refresh(self, claim: Claim) -> None:
+        row, lease = claim.row, claim.lease
         outcome = Counter[str]()
-        if self.site_limited and not row.has_secret("strava_client_id"):
-            _keeper.drop_lease(row, lease)
-        else:
-            try:
+        asked = True
+        try:
+            if self.site_limited and not row.has_secret("strava_client_id"):
+                _keeper.drop_lease(row, lease)
+                asked = False
+            elif claim.is_old() and not _keeper.renew_lease(row, lease):
+                outcome["skipped"] += 1  # somebody else's by now
+            else:
                 refreshed = _keeper.refresh_leased(row, lease)
                 outcome["refreshed" if refreshed else "skipped"] += 1
                 if refreshed and refreshed.limit_reached:
                     self.site_limited |= not row.has_secret("strava_client_id")
-            except RateLimited:
-                self.site_limited |= not row.has_secret("strava_client_id")
-                outcome["failed"] += 1
-            except IntegrationsError:  # noted on the row, and in the log
-                outcome["failed"] += 1
+        except RateLimited:
+            self.site_limited |= not row.has_secret("strava_client_id")
+            outcome["failed"] += 1
+        except IntegrationsError as exc:  # noted on the row, and in the log
+            outcome["failed"] += 1
+            # The site's app is not set: nobody was asked.
+            asked = not isinstance(exc, SiteClientRejected) or exc.provider_status is not None
+        except (DatabaseError, InterfaceError) as exc:  # of this row: the others go on
+            close_dead_connection()
+            event = {"event": "strava.sweep_failed", "user_id": row.user_id}
+            logger.error("sweep: %s", type(exc).__name__, extra=event)
+            self.database_error = exc
+            outcome["failed"] += 1
         with self.lock:
+            self.counts.attempted |= asked
             for name, count in outcome.items():
                 setattr(self.counts, name, getattr(self.counts, name) + count)
             self.progress(self.counts)
 
     def finish(self) -> SweepCounts:
         counts = self.counts
+        if self.database_error is not None and not counts.refreshed:
+            raise self.database_error  # not of one row, by all that can be told
         # What a limit has held back, or another sweep has done.
         counts.skipped = max(counts.skipped, counts.due - counts.refreshed - counts.failed)
+        counts.attempted |= not self.site_limited and counts.skipped > 0
         return counts

@@ -47,6 +47,13 @@ class StravaTokenKeeper(TokenKeeper[str]):
             limit_reached=client.limit_reached,
         )
 
+    def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
+        # With the same athlete and the same app, revoking one pair would end the other as well.
+        return (row.strava_athlete_id, row.strava_site_client_id) != (
+            current.strava_athlete_id,
+            current.strava_site_client_id,
+        )
+
 
 _keeper = StravaTokenKeeper()
 
@@ -72,6 +79,11 @@ def refresh_strava_access_token(user_id: int) -> str:
     While more than an hour is left Strava answers with the token there is. Raises what
     get_strava_access_token raises.
     """
-    token = _keeper.obtain(user_id, replacing=_keeper.stored(user_id))
+    token = ask_strava(user_id)
     _trail.note(user_id, "strava", Event.REFRESHED)
     return token
+
+
+def ask_strava(user_id: int) -> str:
+    """refresh_strava_access_token, as nobody's doing that the trail should tell of."""
+    return _keeper.obtain(user_id, asking=True)

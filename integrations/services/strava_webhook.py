@@ -17,7 +17,6 @@ from .. import conf
 from ..exceptions import (
     ClientRequired,
     IntegrationsError,
-    IntegrationsNotFound,
     ProviderError,
     SecretUnreadable,
     StravaNotLinked,
@@ -27,7 +26,7 @@ from ..models import UsersIntegrations
 from ..strava.client import StravaSubscription
 from . import _rows, _trail, strava
 from ._rows import database_errors
-from .strava_tokens import refresh_strava_access_token
+from .strava_tokens import ask_strava
 
 # Forged events must not be able to use up the app's requests: of each link, so many are looked
 # into at once, and from then on one in so long a time.
@@ -114,7 +113,7 @@ def confirm_strava_revocation(user_id: int) -> str:
 
 def _confirm(user_id: int) -> str:
     try:
-        refresh_strava_access_token(user_id)
+        ask_strava(user_id)
     except StravaNotLinked:
         return "not_linked"
     except StravaRelinkRequired as exc:
@@ -123,12 +122,9 @@ def _confirm(user_id: int) -> str:
         if isinstance(exc.__cause__, ProviderError) and exc.__cause__.provider_status is None:
             return exc.code  # there was no refresh token to ask with: that is not Strava's word
         # Strava's agreement wants what came from it deleted once access is revoked.
-        try:
-            with _trail.acting_as("provider"):
-                strava.unlink_strava_account(user_id)
-        except IntegrationsNotFound:
-            return "not_linked"
-        return "unlinked"
+        with _trail.acting_as("provider"):
+            unlinked = strava.unlink_if_revoked(user_id)
+        return "unlinked" if unlinked else exc.code
     except IntegrationsError as exc:
         return exc.code
     return "alive"

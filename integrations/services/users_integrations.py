@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 
 from ..exceptions import IntegrationsAlreadyExist, IntegrationsNotFound
 from ..models import UsersIntegrations
@@ -41,7 +41,7 @@ def create_user_integrations(user_id: int) -> UsersIntegrations:
     such user.
     """
     try:
-        with transaction.atomic():
+        with _rows.atomic():
             return UsersIntegrations.objects.create(user_id=user_id)
     except IntegrityError as exc:
         if UsersIntegrations.objects.filter(user_id=user_id).exists():

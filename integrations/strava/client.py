@@ -7,11 +7,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import requests
-from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    StringConstraints,
+    model_validator,
+)
 from requests.auth import HTTPBasicAuth
 
 from .. import conf
@@ -83,6 +92,11 @@ class _Subscriptions(RootModel[list[StravaSubscription]]):
     model_config = ConfigDict(hide_input_in_errors=True)
 
 
+def _whole_seconds(moment: Any) -> Any:
+    """Python's time.time() is as good an instant as Strava's integers."""
+    return int(moment) if isinstance(moment, float) and isfinite(moment) else moment
+
+
 class StravaTokens(_Reply):
     """A pair from the token endpoint. `expires_at` is in epoch seconds, as Strava sends it.
 
@@ -92,8 +106,20 @@ class StravaTokens(_Reply):
     access_token: Token = Field(repr=False)
     refresh_token: Token = Field(repr=False)
     # Up to the year 9999, the last that a datetime can hold.
-    expires_at: Annotated[int, Field(gt=0, lt=253_402_300_800, strict=True)]
+    expires_at: Annotated[
+        int, BeforeValidator(_whole_seconds), Field(gt=0, lt=253_402_300_800, strict=True)
+    ]
     athlete: StravaAthlete | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expires_in(cls, reply: Any) -> Any:
+        """What the standard has in place of `expires_at` (RFC 6749, section 5.1)."""
+        if isinstance(reply, dict) and "expires_at" not in reply:
+            seconds = reply.get("expires_in")
+            if isinstance(seconds, int) and not isinstance(seconds, bool):
+                return reply | {"expires_at": int(time.time()) + seconds}
+        return reply
 
     @property
     def expires(self) -> datetime:
@@ -114,7 +140,7 @@ def _faults(body: bytes) -> list[_Fault]:
     try:
         errors = json.loads(body)["errors"]
         return [
-            _Fault(*(str(error.get(key, "")).lower() for key in ("resource", "field", "code")))
+            _Fault(*(str(error.get(key) or "").lower() for key in ("resource", "field", "code")))
             for error in errors
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -279,6 +305,8 @@ class StravaClient(ProviderClient):
         if status == 401 and response.request.url and response.request.url.endswith("/revoke"):
             # `{"message":"Authorization Error","errors":[]}`: the client, nothing else is tried.
             return self._invalid_client(status)
+        if status == 401 and response.request.headers.get("Authorization", "").startswith("Bearer"):
+            return TokenRejected(provider_status=status)  # and the token endpoint knows more
         return InvalidProviderReply(provider_status=status)
 
     def _invalid_client(self, status: int) -> ProviderError:

@@ -18,7 +18,7 @@ from .forms import AuthorizationResponseForm, StravaClientForm
 @athlete_view
 @require_POST
 @sensitive_post_parameters()
-@at_most(20)
+@at_most(60)
 def connect(request: AthleteRequest) -> HttpResponse:
     """Send the athlete to Strava's consent page (RFC 6749, section 4.1.1)."""
     form = StravaClientForm(request.POST)
@@ -75,6 +75,7 @@ def callback(request: AthleteRequest) -> HttpResponse:
 
 @athlete_view
 @require_POST
+@at_most(30)
 def disconnect(request: AthleteRequest) -> HttpResponse:
     """Revoke at Strava and forget everything here."""
     try:

@@ -34,8 +34,8 @@ class Command(BaseCommand):
         except IntegrationsError as exc:
             raise CommandError(f"Nothing could be attempted: {exc.code}") from exc
         self.report(counts, json)
-        if counts.due and not counts.refreshed and not counts.failed and not counts.skipped:
-            raise CommandError("Nothing could be attempted.")
+        if counts.due and not counts.attempted:
+            raise CommandError("Nothing could be attempted: see the log for the reason.")
 
     def sweep(self, within: int, workers: int, *, quiet: bool) -> SweepCounts:
         if quiet or not sys.stderr.isatty():
