@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from django.http import HttpRequest
-from django.views.debug import SafeExceptionReporterFilter
+from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 # From the first frame of one of these inwards, local variables may hold a secret under any name.
 _PRIVATE_MODULES = ("integrations.",)
@@ -23,6 +23,22 @@ class SecretsExceptionReporterFilter(SafeExceptionReporterFilter):
 
     def is_active(self, request: HttpRequest | None) -> bool:
         return True
+
+    def get_safe_request_meta(self, request: Any) -> dict[str, Any]:
+        # gunicorn adds the address as it came; a callback's has its code and state in the query.
+        return {
+            name: self.cleansed_substitute
+            if name == "QUERY_STRING" and value
+            else redact(_QUERY.sub("", value))
+            if isinstance(value, str)
+            else value
+            for name, value in super().get_safe_request_meta(request).items()
+        }
+
+    def cleanse_setting(self, key: Any, value: Any) -> Any:
+        # Addresses of brokers and caches have passwords in them.
+        cleansed = super().cleanse_setting(key, value)
+        return redact(cleansed) if isinstance(cleansed, str) else cleansed
 
     def get_post_parameters(self, request: HttpRequest | None) -> dict[str, Any]:
         if request is None:
@@ -42,6 +58,26 @@ class SecretsExceptionReporterFilter(SafeExceptionReporterFilter):
             (name, self.cleansed_substitute if isinstance(value, HttpRequest) else value)
             for name, value in variables
         ]
+
+
+class SecretsExceptionReporter(ExceptionReporter):
+    """Django's crash page and error mail by that filter, and without the query of the address."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.filter = SecretsExceptionReporterFilter()
+
+    def get_traceback_data(self) -> dict[str, Any]:
+        data = super().get_traceback_data()
+        if self.request is not None:
+            cleansed = self.filter.cleansed_substitute
+            data["request_GET_items"] = [(name, cleansed) for name in self.request.GET]
+            data["request_insecure_uri"] = _QUERY.sub("", str(data["request_insecure_uri"]))
+        for frame in data["frames"]:
+            frame["vars"] = [(name, redact(str(value))) for name, value in frame.get("vars", ())]
+        if "exception_value" in data:
+            data["exception_value"] = redact(str(data["exception_value"]))
+        return data
 
 
 class WithoutQuery(logging.Filter):
@@ -65,43 +101,67 @@ class WithEvent(logging.Filter):
 
 # Every repetition is possessive or bounded, so that a hostile message costs what its length costs.
 _LIKELY = r"(?: (?=[\w.~+/-]{0,99}?\d) [\w.~+/-]{6,}+ | [\w.~+/-]{24,}+ )"
+# What ends the name of a secret, such as di_token, csrfmiddlewaretoken or CELERY_PASSWORDS.
+_NAMES = r"""(?i:token|secret|secret_key|password|passwd|passcode|pwd|mfa_code|ticket|authorization
+    |cookie|session_?id|client_state|api_?key|fernet_key|verif(?:y|ication)_?code)(?i:s)?"""
+# What may stand before something that is recognised by its shape: no letter and no digit, but for
+# those of an escaped character.
+_START = r"(?:(?<![0-9A-Za-z])|(?<=%[0-9a-fA-F]{2})|(?<=\\[nrt]))"
 _SECRETS = re.compile(
     rf"""
-    # key=value, "key": "value" and 'key': 'value', also escaped within another string; for every
-    # key that ends in one of these words, such as di_token and csrfmiddlewaretoken.
+    # key=value, "key": "value" and 'key': 'value', also escaped within another string or a query,
+    # in a pair ('key', 'value'), and with a list or an object for a value.
     (?P<key>
-        (?i:token|secret|password|passwd|mfa_code|ticket|authorization|cookie|session_?id
-            |client_state|api_?key|fernet_keys?)
-        (?: \\*+["']\s*+:\s*+ | \s*+=\s*+ | :\s*+(?=b?\\*+["']) )
+        {_NAMES}
+        (?: \\*+["'] \s*+ [:,] \s*+ | \s*+=\s*+ | \s*+=>\s*+ | %3[dD]
+            | \s*+:\s*+(?=b?\\*+["']|[\[({{]) )
+        (?P<list>[\[({{]\s*+)?
         b?(?P<quote>\\*+["'])?
     )
-    (?! (?:None|null|True|False)\b | \[redacted\] )
-    (?(quote) (?: (?!(?P=quote)) . )++ | [^\s"'\\&,;()[\]{{}}<>]++ )
+    (?! \[redacted\] )
+    (?(list)
+        [^\])}}]++
+    |
+        (?(quote)
+            (?: (?!(?P=quote)) (?: \\. | . ) )++
+        |
+            (?! (?:None|null|True|False)\b ) [^\s"'\\&,;()[\]{{}}<>%]++
+        )
+    )
     |
     # These two are ordinary words. Their value is taken for a secret if it is long, or has a
     # digit and is not short: an error code, a status or a task's state is not.
     (?P<word>
-        (?<!\w) (?i:code|state) (?: \\*+["']\s*+:\s*+ | \s*+=\s*+ ) (?:\\*+["'])?
+        (?: (?<![A-Za-z]) (?i:code|state) | (?<=[a-z]) (?:Code|State) )
+        (?: \\*+["'] \s*+ [:,] \s*+ | \)? \s*+=\s*+ | %3[dD] ) (?:[\[(]\s*+)? (?:\\*+["'])?
     )
     {_LIKELY}
     |
-    (?P<scheme> \b (?i:bearer|basic)\s++ ) {_LIKELY} =*+
+    (?P<prose> \b (?i:token|secret|password|passcode) : \s++ ) {_LIKELY}
+    |
+    (?P<header> \b (?i:set-cookie|cookie) : \s++ ) [^\r\n"']++
+    |
+    (?P<scheme> \b (?i:bearer|basic)(?:\s++|%20) ) {_LIKELY} =*+
     |
     # The password of an address.
-    (?P<address> :// [^\s/:@]{{0,99}}+ : ) [^\s/@]++ (?=@)
+    (?P<address> :// [^\s/:@]{{0,99}}+ : ) [^\s@]++ (?=@)
     |
     # 40 hexadecimal digits: Strava's tokens, codes and client secrets. A whole SHA-1 looks the
     # same and goes with them; UUIDs, MD5, SHA-256 and shortened commits do not.
-    (?<!\w) [0-9a-fA-F]{{40}} (?!\w)
+    {_START} [0-9a-fA-F]{{40}} (?![0-9A-Za-z])
     |
-    (?<![\w-]) eyJ[\w-]{{8,}}+ \. [\w-]{{8,}}+ (?: \. [\w-]*+ )*+  # a JWT
+    # A JWT, and what else is JSON in base64.
+    {_START} eyJ (?: [\w-]{{8,}}+ \. [\w-]{{8,}}+ (?: \. [\w-]*+ )*+ | [\w-]{{40,}}+ =*+ )
     |
-    (?<![\w-]) gAAAA[\w-]{{40,}}+ =*+  # a Fernet token
+    {_START} gAAAA[\w-]{{40,}}+ =*+  # a Fernet token
     """,
     re.VERBOSE,
 )
+_SECRET_NAME = re.compile(rf"{_NAMES}\Z", re.VERBOSE)
 # One of these is in whatever the pattern matches.
-_SIGNS = ("=", '"', "'", "@", "eyj", "gaaaa", "bearer", "basic")
+_SIGNS = ("=", '"', "'", "@", "eyj", "gaaaa", "bearer", "basic", "cookie:", "%3d", ": ")
+# What stands before a secret and is no part of it.
+_KEPT = ("key", "word", "prose", "header", "scheme", "address")
 _HEX = re.compile(r"[0-9a-fA-F]{40}")
 REDACTED = "[redacted]"
 _FORMATTER = logging.Formatter()
@@ -117,7 +177,11 @@ def redact(text: str) -> str:
         return text
     return _SECRETS.sub(
         lambda match: (
-            (match["key"] or match["word"] or match["scheme"] or match["address"] or "") + REDACTED
+            next(
+                (match[name] for name in _KEPT if match[name]),
+                "",
+            )
+            + REDACTED
         ),
         text,
     )
@@ -129,6 +193,15 @@ def _redacted_parts(record: logging.LogRecord) -> str:
         return redact(f"{record.msg} {record.args!r}")
     except Exception:
         return f"a log record of {record.pathname}:{record.lineno} cannot be shown"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is JSON as it stands."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float)
 
 
 class WithoutSecrets(logging.Filter):
@@ -161,13 +234,16 @@ class WithoutSecrets(logging.Filter):
         for name, value in vars(record).items():
             if name in _STANDARD or value is None or isinstance(value, bool | int | float):
                 continue
-            # A JSON line has these, too.
+            # A JSON line has these, too, and takes objects apart that hide fields in their repr.
+            if _SECRET_NAME.search(name):
+                changes[name] = REDACTED
+                continue
             try:
                 text = value if isinstance(value, str) else repr(value)
             except Exception:
                 changes[name] = REDACTED
                 continue
-            if (redacted := redact(text)) is not text:
+            if (redacted := redact(text)) is not text or not _is_plain(value):
                 changes[name] = redacted
         if not changes:
             return True

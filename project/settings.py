@@ -236,7 +236,7 @@ SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
 CSRF_FAILURE_VIEW = "project.views.csrf_failure"
-DEFAULT_EXCEPTION_REPORTER_FILTER = "integrations.reporting.SecretsExceptionReporterFilter"
+DEFAULT_EXCEPTION_REPORTER = "integrations.reporting.SecretsExceptionReporter"
 
 if not DEBUG:
     # TLS ends at a proxy; gunicorn tells https by X-Forwarded-Proto from FORWARDED_ALLOW_IPS.

@@ -14,9 +14,16 @@ from django.urls import reverse
 from django.utils import timezone
 
 from integrations import services
-from integrations.models import LinkStatus, UsersIntegrations
+from integrations.models import (
+    GarminConnectLogin,
+    Gear,
+    LinkEvent,
+    LinkStatus,
+    UsersIntegrations,
+)
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE, BJORN
+from integrations.signals import account_unlinked
 
 from .conftest import row_of
 
@@ -222,3 +229,47 @@ def test_the_change_permission_lets_act(alice, linked, strava, staff):
 def test_staff_without_permission_and_athletes_see_nothing(linked, staff, alice_client):
     assert staff().get(LIST).status_code == 403
     assert alice_client.get(LIST).status_code == 302
+
+
+def test_a_state_that_is_open_cannot_be_asked_for(alice, linked, admin):
+    services.set_user_strava_state(alice.pk, "s3cret-state")
+    for lookup in ("strava_state", "strava_state__startswith", "strava_state__regex"):
+        assert admin.get(LIST, {lookup: "s3cret"}).status_code == 400
+    assert admin.get(LIST, {"strava_failures__gt": "0"}).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_row_that_staff_delete_leaves_what_a_disconnect_leaves(alice, linked, strava, garmin):
+    client = Client()
+    root = get_user_model().objects.create_superuser("root", "r@example.com", "pw")
+    client.force_login(root)
+    services.sync_strava_gear(alice.pk)
+    services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, "s3cret")
+    heard = []
+    receiver = lambda user_id, provider, **kwargs: heard.append((user_id, provider))  # noqa: E731
+    account_unlinked.connect(receiver)
+    try:
+        url = reverse("admin:integrations_usersintegrations_delete", args=[row_of(alice).pk])
+        assert client.post(url, {"post": "yes"}).status_code == 302
+    finally:
+        account_unlinked.disconnect(receiver)
+
+    assert not UsersIntegrations.objects.exists()
+    assert not Gear.objects.exists()
+    assert not GarminConnectLogin.objects.exists()
+    assert strava.counts()["refresh_tokens"] == 0
+    assert heard == [(alice.pk, "strava")]
+    event = services.get_link_events(alice.pk)[0]
+    assert (event.event, event.code, event.actor, event.actor_user) == (
+        "unlinked",
+        "deleted",
+        "staff",
+        root,
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_user_who_is_deleted_takes_the_trail_along(alice, linked, strava):
+    alice.delete()
+    assert not LinkEvent.objects.exists()
+    assert strava.counts()["refresh_tokens"] == 0

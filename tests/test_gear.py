@@ -11,7 +11,7 @@ from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from integrations import services, tasks
+from integrations import exceptions, services, tasks
 from integrations.exceptions import (
     GarminConnectRelinkRequired,
     IntegrationsError,
@@ -34,6 +34,7 @@ from integrations.sandbox.strava import (
     OTHER_CLIENT_SECRET,
 )
 from integrations.signals import gear_synced
+from integrations.strava.client import StravaClient
 
 from .conftest import row_of
 from .test_garminconnect_session import link as link_garmin
@@ -558,3 +559,30 @@ def test_threads_are_all_gone(alice, linked, strava, capsys):
     before = threading.active_count()
     call_command("sync_gear", workers=4)
     assert threading.active_count() <= before
+
+
+def test_details_that_do_not_exist_are_not_asked_for_again(alice, linked, strava, monkeypatch):
+    def gone(self, access_token, gear_id):
+        asked.append(gear_id)
+        raise exceptions.GearNotFound(provider_status=404)
+
+    asked = []
+    monkeypatch.setattr(StravaClient, "get_gear", gone)
+    services.sync_strava_gear(alice.pk)
+    assert len(asked) == 4
+    services.sync_strava_gear(alice.pk)
+    assert len(asked) == 4
+    assert set(Gear.objects.values_list("brand", flat=True)) == {""}
+
+
+def test_a_bare_401_renews_the_token_once(alice, linked, strava, monkeypatch):
+    def bare(self, response):
+        if response.status_code == 401:
+            response._content = b"<html>Unauthorized</html>"
+        return error_for(self, response)
+
+    error_for = StravaClient.error_for
+    monkeypatch.setattr(StravaClient, "error_for", bare)
+    strava.expire(ALICE)  # only Strava knows
+    assert services.sync_strava_gear(alice.pk).created == 4
+    assert strava.calls["token"] == 1

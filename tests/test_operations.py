@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import io
 import json
 import logging
@@ -12,7 +13,9 @@ import socket
 import sys
 import time
 import uuid
+from dataclasses import dataclass, field
 from datetime import timedelta
+from logging.config import DictConfigurator
 
 import pytest
 from django.core.management import call_command
@@ -561,6 +564,24 @@ FERNET = "gAAAAABmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU2Nzg5QUJDREVGR0hJSktMTU5PUF
         ("amqp://me:hunter22@broker:5672//", "amqp://me:*@broker:5672//"),
         ("postgres://me:hunter22@db/name", "postgres://me:*@db/name"),
         (f"two: {HEX} {HEX}", "two: * *"),
+        (f"strava_{HEX}", "strava_*"),
+        (f"/callback%3Fcode%3D{HEX}", None),
+        (repr(f"a\n{HEX}"), "'a\\n*'"),
+        ("<QueryDict: {'email': ['a'], 'password': ['s3cret']}>", None),
+        ("[('email', 'a'), ('password', 's3cret')]", None),
+        ("password=['s3cret', 'hunter2']", None),
+        ("{'client_state': {'cookies': {'CASTGC': 's3cret'}}}", None),
+        ("FERNET_KEYS=['s3cret-1', 's3cret-2']", None),
+        (r'{"password": "ab\"s3cret"}', r'{"password": "*"}'),
+        ('{"password": "None-s3cret"}', '{"password": "*"}'),
+        ("body=email%3Da%26password%3Ds3cret", "body=email%3Da%26password%3D*"),
+        ("Set-Cookie: CASTGC=s3cret; Path=/", "Set-Cookie: *"),
+        ("wrong password: s3cret7", "wrong password: *"),
+        ('{"mfaVerificationCode": "123456"}', '{"mfaVerificationCode": "*"}'),
+        ("verification_code=123456", "verification_code=*"),
+        ("Key (strava_state)=(9x8y7z6w5v4u) already exists", None),
+        ("for eyJyZWZyZXNoVG9rZW4iOiIxMjM0NTY3OC1hYmNkIn0abcdefgh=", "for *"),
+        ("redis://:hunter2/x@db", "redis://:*@db"),
     ],
 )
 def test_the_shape_of_a_secret_is_caught(text, left):
@@ -659,6 +680,33 @@ def test_a_traceback_is_cut_and_the_record_left_to_others_as_it_was():
     assert f"ValueError: cannot use {REDACTED}" in text
     assert HEX not in text + after.body
     assert (before.exc_info[0], before.exc_text) == (ValueError, None)
+
+
+@dataclass
+class Hides:
+    """As `Session` does: not in its repr, but a JSON line takes it apart."""
+
+    di_token: str = field(repr=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("access_token", "s3cret"),
+        ("fernet_keys", ["s3cret"]),
+        ("session", Hides("s3cret")),
+        ("sessions", {"of": [Hides("s3cret")]}),
+        ("body", b"access_token=s3cret"),
+        ("fields", {"password": "s3cret"}),
+    ],
+)
+def test_a_json_line_shows_no_more_than_the_record_does(name, value):
+    _before, record = filtered("failed", **{name: value})
+    formatter = DictConfigurator({}).configure_custom(dict(site._LOG_FORMATS["json"]))
+    line = formatter.format(record)
+    assert json.loads(line)["message"] == "failed"
+    assert "s3cret" not in line
+    assert base64.b64encode(b"access_token=s3cret").decode() not in line
 
 
 def test_a_record_with_nothing_to_hide_is_not_copied():

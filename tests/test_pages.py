@@ -209,3 +209,25 @@ def test_looking_does_not_end_an_attempt(alice, alice_client, strava):
     alice_client.get(STATUS)
     assert row_of(alice).strava_state == state
     assert row_of(alice).strava_state_expires_at > timezone.now() + timedelta(minutes=9)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"), [("on", True), ("true", True), ("off", False), ("0", False), ("No", False)]
+)
+def test_a_program_may_say_its_preference_in_words(alice, alice_client, said, wanted):
+    alice_client.post("/integrations/strava/preferences/", {"sync_gear": said})
+    assert UsersIntegrations.objects.get(user=alice).strava_sync_gear is wanted
+
+
+@pytest.mark.parametrize("path", ["/integrations/status/", "/integrations/export/"])
+def test_a_database_in_trouble_is_said_in_json_where_programs_ask(alice_client, linked, path):
+    def fail(execute, sql, params, many, context):
+        if "users_integrations" in sql:
+            raise DatabaseError("s3cret")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(fail):
+        response = alice_client.get(path)
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "database_error"
+    assert b"s3cret" not in response.content

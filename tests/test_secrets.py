@@ -15,7 +15,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from django.views.debug import ExceptionReporter
+from django.views.debug import get_exception_reporter_class
 
 from integrations import exceptions, services
 from integrations.models import UsersIntegrations
@@ -131,7 +131,7 @@ def test_a_crash_page_shows_no_secret(alice, strava, alice_client, settings, mon
     mails = []
 
     def report(sender, request, **kwargs):
-        reporter = ExceptionReporter(request, *sys.exc_info(), is_email=True)
+        reporter = get_exception_reporter_class(request)(request, *sys.exc_info(), is_email=True)
         mails.append(reporter.get_traceback_text() + reporter.get_traceback_html())
 
     def crash(self, model, response):
@@ -142,7 +142,11 @@ def test_a_crash_page_shows_no_secret(alice, strava, alice_client, settings, mon
     got_request_exception.connect(report)
     try:
         response = alice_client.get(
-            reverse("integrations:strava_callback"), {"state": state, "code": code}
+            reverse("integrations:strava_callback"),
+            {"state": state, "code": code},
+            # as gunicorn has it, and a browser that was sent back here
+            RAW_URI=f"/integrations/strava/callback/?state={state}&code={code}",
+            HTTP_REFERER=f"http://testserver/?state={state}&code={code}",
         )
     finally:
         got_request_exception.disconnect(report)
@@ -157,6 +161,32 @@ def test_a_crash_page_shows_no_secret(alice, strava, alice_client, settings, mon
     assert len(tokens) == 2
     for secret in (code, state, OTHER_CLIENT_SECRET, *tokens):
         assert secret not in text + mail
+
+
+def test_a_crash_before_the_view_shows_no_code_that_is_still_good(
+    alice_client, strava, settings, monkeypatch
+):
+    settings.DEBUG = True
+    secret = "s3cret"  # which no line of source that a crash page shows has by itself
+    settings.CELERY_BROKER_URL = f"amqp://me:{secret}-broker@10.0.0.5//"
+    settings.OTHER_CACHES = {"default": {"LOCATION": f"redis://:{secret}-cache@10.0.0.5"}}
+    alice_client.raise_request_exception = False
+    state, code = begin(alice_client)["state"], strava.grant(ALICE)
+
+    def away(*args, **kwargs):
+        raise RuntimeError(f"access_token={secret}-token")
+
+    monkeypatch.setattr("django.contrib.sessions.backends.db.SessionStore.load", away)
+    query = {"state": state, "code": code}
+    raw = f"/integrations/strava/callback/?state={state}&code={code}"
+    text = alice_client.get(
+        reverse("integrations:strava_callback"), query, RAW_URI=raw, headers={"referer": raw}
+    ).content.decode()
+
+    assert "RuntimeError" in text
+    assert "/integrations/strava/callback/" in text
+    for hidden in (state, code, f"{secret}-broker", f"{secret}-cache", f"{secret}-token"):
+        assert hidden not in text
 
 
 @pytest.mark.parametrize("debug", [True, False])

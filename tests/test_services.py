@@ -399,3 +399,29 @@ def test_times_become_aware_utc(alice, row):
     assert naive.strava_token_expires_at == paris.strava_token_expires_at
     stored = services.edit_user_integrations(naive, alice.pk).strava_token_expires_at
     assert stored == datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"expires_at": 1_900_000_000.75}, {"expires_at": None, "expires_in": 21600}]
+)
+def test_an_instant_may_be_told_in_other_ways(row, changes):
+    tokens = {name: value for name, value in (TOKENS | changes).items() if value is not None}
+    services.link_strava_account(row, tokens)
+    if "expires_at" in tokens:
+        assert row.strava_token_expires_at == datetime.fromtimestamp(1_900_000_000, tz=UTC)
+    else:
+        left = row.strava_token_expires_at - datetime.now(tz=UTC)
+        assert timedelta(hours=5, minutes=59) < left <= timedelta(hours=6)
+
+
+@pytest.mark.parametrize("tokens", [None, [], "abc", 5, [1, 2], object()])
+def test_what_is_no_answer_of_stravas_is_refused_by_name(row, tokens):
+    with pytest.raises(InvalidProviderReply):
+        services.link_strava_account(row, tokens)
+
+
+def test_an_empty_app_is_none(row, settings):
+    settings.STRAVA_CLIENT_ID, settings.STRAVA_CLIENT_SECRET = "10001", "s3cret"
+    services.set_user_strava_client(row.user_id, "", "")
+    request = services.begin_strava_authorization(row.user_id, "http://testserver/")
+    assert "client_id=10001&" in request.authorization_url

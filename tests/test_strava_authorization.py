@@ -598,3 +598,30 @@ def test_every_error_has_its_own_words():
     for cls in set(classes) - general:
         by_message.setdefault(str(cls.default_message), set()).add(cls.code)
     assert {message: codes for message, codes in by_message.items() if len(codes) > 1} == {}
+
+
+def test_what_nobody_came_back_to_is_forgotten(alice, bob, alice_client, bob_client, strava):
+    for client in (alice_client, bob_client):
+        begin(client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET)
+    UsersIntegrations.objects.filter(user=alice).update(strava_state_expires_at=timezone.now())
+
+    assert services.forget_abandoned_authorizations() == 1
+    row = row_of(alice)
+    assert (row.strava_state, row.strava_pending_client_secret) == (None, None)
+    assert row_of(bob).strava_pending_client_secret == OTHER_CLIENT_SECRET
+    assert services.forget_abandoned_authorizations() == 0
+
+
+def test_a_callback_that_comes_too_late_leaves_nothing_waiting(alice, alice_client, strava):
+    state = begin(alice_client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET)
+    UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
+    come_back(alice_client, state=state["state"], code=strava.grant(ALICE, OTHER_CLIENT_ID))
+    row = row_of(alice)
+    assert (row.strava_state, row.strava_pending_client_secret) == (None, None)
+    assert not strava.calls
+
+
+@pytest.mark.parametrize("accept", ["application/json; charset=utf-8", "Application/JSON"])
+def test_a_program_may_say_more_of_the_json_it_takes(alice_client, strava, accept):
+    response = alice_client.post(reverse("integrations:strava_connect"), headers={"accept": accept})
+    assert response["Content-Type"] == "application/json"

@@ -283,6 +283,26 @@ def test_the_command_prints_its_counts(athletes, strava):
     assert json.loads(run("--json")) == {"due": 0, "refreshed": 0, "failed": 0, "skipped": 0}
 
 
+def test_the_command_fails_where_nothing_could_be_attempted(athletes, strava, settings):
+    athletes(2)
+    UsersIntegrations.objects.update(strava_limited_until=timezone.now() + timedelta(minutes=5))
+    with pytest.raises(CommandError, match="Nothing could be attempted"):
+        run()
+    UsersIntegrations.objects.update(strava_limited_until=None)
+    settings.STRAVA_CLIENT_ID = settings.STRAVA_CLIENT_SECRET = ""
+    with pytest.raises(CommandError, match="Nothing could be attempted"):
+        run()
+    assert not strava.calls["token"]
+
+
+def test_the_command_is_content_where_another_sweep_is_at_it(athletes, strava):
+    athletes(2)
+    UsersIntegrations.objects.update(
+        strava_lease=uuid.uuid4(), strava_lease_until=timezone.now() + timedelta(seconds=30)
+    )
+    assert run() == "due: 2  refreshed: 0  failed: 0  skipped: 2\n"
+
+
 def test_the_command_tells_of_its_progress_in_plain_lines(athletes, strava, monkeypatch):
     monkeypatch.setattr("integrations.management.commands.refresh_strava_tokens.REPORT_EVERY", 0)
     athletes(3)
