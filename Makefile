@@ -2,7 +2,9 @@
 # make test   every test, on SQLite and, where one answers, on PostgreSQL
 # make bench  measure, and print a table: on PostgreSQL where one answers, else on SQLite
 # make kill   kill -9 at 200 random moments, after which no link may be lost
+# make soak   twenty minutes of mixed traffic with random faults, after which nothing may be stuck
 # make lint   format, lint, types, layers, migrations
+# make audit  known vulnerabilities of all that is installed
 
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3 python \
 	$${PYENV_ROOT:-$$HOME/.pyenv}/versions/*/bin/python3; do \
@@ -10,7 +12,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3 python 
 	&& { echo $$python; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup run test bench kill lint format
+.PHONY: setup run test bench kill soak lint audit format
 .DEFAULT_GOAL := run
 
 setup: .venv/ready
@@ -34,6 +36,9 @@ test: setup
 kill: setup
 	@$(BIN)/python -m tests.killing $(ARGS)
 
+soak: setup
+	@$(BIN)/python -m tests.soak $(ARGS)
+
 bench: setup
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
@@ -43,6 +48,9 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python manage.py makemigrations --check --dry-run
+
+audit: setup
+	@$(BIN)/python -m tests.audit
 
 format: setup
 	@$(BIN)/ruff format .

@@ -1,4 +1,8 @@
-"""Run every test on SQLite and, where one answers, on PostgreSQL; in CI one has to answer."""
+"""Run every test on SQLite and, where one answers, on PostgreSQL; in CI one has to answer.
+
+Without arguments for pytest it also measures how much of the code they run, and fails below the
+floor that pyproject.toml names.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,24 @@ def main() -> int:
             print("No PostgreSQL answers at TEST_POSTGRES_URL, and CI needs one.")
             return 1
         print("No PostgreSQL answers at TEST_POSTGRES_URL: testing on SQLite alone.")
+    measured = not sys.argv[1:]
+    pytest = ["coverage", "run", "-m", "pytest"] if measured else ["pytest", *sys.argv[1:]]
+    if measured:
+        python("coverage", "erase")
     for name, url in databases.items():
         print(f"\n=== Tests on {name} ===", flush=True)
-        code = subprocess.call(
-            [sys.executable, "-m", "pytest", *sys.argv[1:]],
-            env={**os.environ, "TEST_DATABASE_URL": url},
-        )
-        if code:
+        if code := python(*pytest, TEST_DATABASE_URL=url):
             return code
+    if measured:
+        print("\n=== Coverage ===", flush=True)
+        python("coverage", "combine", "--quiet")
+        return python("coverage", "report")
     return 0
+
+
+def python(module: str, *arguments: str, **env: str) -> int:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.call(command, env={**os.environ, **env})
 
 
 if __name__ == "__main__":
