@@ -19,6 +19,8 @@ os.environ.update(
         "PROMETHEUS": "off",
         "PROMETHEUS_TOKEN": "",
         "LOG_FORMAT": "line",
+        "CACHE_URL": "locmemcache://",
+        "FORWARDED_ALLOW_IPS": "127.0.0.1,::1",
         "STRAVA_CLIENT_ID": "",
         "STRAVA_CLIENT_SECRET": "",
         "STRAVA_SCOPES": "read,profile:read_all",

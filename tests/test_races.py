@@ -272,6 +272,21 @@ def test_a_refresh_that_comes_after_a_relink_discards_its_pair(alice, expired, s
     assert strava.counts()["refresh_tokens"] == 1
 
 
+def test_a_refresh_that_comes_after_a_relink_by_another_app_discards_its_pair(
+    alice, expired, strava, monkeypatch
+):
+    def relink_by_own_app():
+        state = services.begin_strava_authorization(
+            alice.pk, "http://testserver/", OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
+        ).state
+        code = strava.grant(ALICE, OTHER_CLIENT_ID)
+        services.complete_strava_authorization(alice.pk, state=state, code=code)
+
+    answered_before(monkeypatch, "refresh_access_token", relink_by_own_app)
+    assert strava.is_alive(services.get_strava_access_token(alice.pk))
+    assert strava.counts()["refresh_tokens"] == 1
+
+
 def test_a_refresh_amid_a_relink_of_the_same_athlete_ends_nothing(
     alice, expired, strava, monkeypatch
 ):

@@ -317,7 +317,7 @@ def test_the_subscriptions_whole_life(live_server, alice, linked, strava, capsys
 
 @pytest.mark.django_db(transaction=True)
 def test_a_callback_that_does_not_answer_is_said_plainly(strava):
-    with pytest.raises(CommandError):
+    with pytest.raises(CommandError, match="callback URL has to answer"):
         call_command("strava_webhook", "create", callback_url="http://127.0.0.1:9/")
 
 

@@ -54,6 +54,7 @@ from .providers import (
     RateLimited,
     ScopeMissing,
     SiteClientRejected,
+    SubscriptionRefused,
     TokenRejected,
 )
 
@@ -97,6 +98,7 @@ __all__ = [
     "SiteClientRejected",
     "StravaNotLinked",
     "StravaRelinkRequired",
+    "SubscriptionRefused",
     "SyncInProgress",
     "TaskQueueUnavailable",
     "TokenRejected",

@@ -91,6 +91,19 @@ class InvalidClient(ProviderError):
     )
 
 
+class SubscriptionRefused(ProviderError):
+    """Strava does not make this push subscription."""
+
+    status_code = 400
+    code = "subscription_refused"
+    is_permanent = True
+    default_message = _(
+        "Strava did not accept the push subscription. The callback URL has to answer Strava’s "
+        "handshake from the internet, with the site’s STRAVA_WEBHOOK_VERIFY_TOKEN, and an app can "
+        "have one subscription only: `strava_webhook list` shows it."
+    )
+
+
 class SiteClientRejected(InvalidClient):
     """InvalidClient of the site's own app, about which the athlete can do nothing."""
 

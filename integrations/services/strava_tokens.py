@@ -6,7 +6,13 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from ..exceptions import InvalidRefreshToken, RateLimited, StravaNotLinked, StravaRelinkRequired
+from ..exceptions import (
+    IntegrationsError,
+    InvalidRefreshToken,
+    RateLimited,
+    StravaNotLinked,
+    StravaRelinkRequired,
+)
 from ..models import UsersIntegrations
 from . import _trail, strava
 from ._rows import database_errors
@@ -49,10 +55,12 @@ class StravaTokenKeeper(TokenKeeper[str]):
 
     def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
         # With the same athlete and the same app, revoking one pair would end the other as well.
-        return (row.strava_athlete_id, row.strava_site_client_id) != (
-            current.strava_athlete_id,
-            current.strava_site_client_id,
-        )
+        if row.strava_athlete_id != current.strava_athlete_id:
+            return True
+        try:
+            return strava.client_for(row).client_id != strava.client_for(current).client_id
+        except IntegrationsError:
+            return False
 
 
 _keeper = StravaTokenKeeper()

@@ -28,7 +28,7 @@ def get_user_integrations_by_strava_state(strava_state: str | None) -> UsersInte
     expired, and whose it may be, is judged by complete_strava_authorization.
     """
     # Databases cannot even compare text with a NUL or half a surrogate pair in it.
-    if not strava_state or not strava_state.isprintable():
+    if not strava_state or not str(strava_state).isprintable():
         return None
     return UsersIntegrations.objects.filter(strava_state=strava_state).first()
 

@@ -37,6 +37,7 @@ from ..exceptions import (
     RateLimited,
     ScopeMissing,
     SiteClientRejected,
+    SubscriptionRefused,
     TokenRejected,
 )
 from ..http import ProviderClient, bearer
@@ -292,6 +293,8 @@ class StravaClient(ProviderClient):
                     return self._invalid_client(status)
                 case "authorizationcode", _, _:
                     return InvalidGrant(provider_status=status)
+                case "pushsubscription", _, _:
+                    return SubscriptionRefused(provider_status=status)
                 case "refreshtoken", "refresh_token", "invalid":
                     return InvalidRefreshToken(provider_status=status)
                 case ("accesstoken", _, "missing"):

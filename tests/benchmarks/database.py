@@ -27,6 +27,7 @@ _ENVIRONMENT = {
     "CSRF_TRUSTED_ORIGINS": "",
     "INTEGRATIONS_SANDBOX": "off",
     "TASKS_BACKEND": "database",
+    "CACHE_URL": "locmemcache://",
     "STRAVA_CLIENT_ID": CLIENT_ID,
     "STRAVA_CLIENT_SECRET": "benchmarks-only-client-secret",
     "STRAVA_SCOPES": "read,profile:read_all",
