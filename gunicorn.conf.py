@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-from integrations.reporting import WithoutSecrets
-
 # Threads, because a request that waits for Strava should not keep the others waiting.
 threads = 8
 # Longer than the longest wait for another process's token refresh.
@@ -19,6 +17,9 @@ def on_starting(server):
     gunicorn runs none by itself. The site starts all the same: with a wrong key every page opens,
     and /healthz/ answers 503.
     """
+    # Only now, because --chdir has been done.
+    from integrations.reporting import WithoutSecrets
+
     # Its own log is no part of Django's: an error that leaves the site would show its address.
     server.log.error_log.addFilter(WithoutSecrets())
     command = [sys.executable, "manage.py", "check", "--database", "default"]

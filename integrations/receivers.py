@@ -27,6 +27,8 @@ def end_links_on_delete(
     instance: UsersIntegrations, using: str, origin: Any = None, **kwargs: Any
 ) -> None:
     """Leave what a disconnect leaves, where a row is deleted with its user or, by staff, alone."""
+    # First, as a sign-in that comes to its end does, or the two could lock each other out.
+    GarminConnectLogin.objects.using(using).filter(user_id=instance.user_id).delete()
     # Read anew and held: the instance at hand may be older than the last rotation, or lack the
     # tokens, and a refresh in this moment would put a pair there that nobody revokes.
     row = UsersIntegrations.objects.using(using).select_for_update().filter(pk=instance.pk).first()
@@ -36,8 +38,7 @@ def end_links_on_delete(
         # After commit: a deletion that is rolled back must not end the link, and no provider is
         # asked within a transaction. Until then the row holds the tokens sealed.
         transaction.on_commit(lambda: strava.revoke_row(row), using=using, robust=True)
-    for model in (Gear, GarminConnectLogin):
-        model._default_manager.using(using).filter(user_id=row.user_id).delete()
+    Gear.objects.using(using).filter(user_id=row.user_id).delete()
     for provider in Gear.Provider.values:
         if getattr(row, f"{provider}_status") != LinkStatus.NOT_LINKED:
             _rows.send_after_commit(account_unlinked, row.user_id, provider)

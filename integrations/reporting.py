@@ -74,9 +74,12 @@ class SecretsExceptionReporter(ExceptionReporter):
             data["request_GET_items"] = [(name, cleansed) for name in self.request.GET]
             data["request_insecure_uri"] = _QUERY.sub("", str(data["request_insecure_uri"]))
         for frame in data["frames"]:
+            if frame.get("exc_cause") is not None:
+                frame["exc_cause"] = redact(str(frame["exc_cause"]))
             frame["vars"] = [(name, redact(str(value))) for name, value in frame.get("vars", ())]
-        if "exception_value" in data:
-            data["exception_value"] = redact(str(data["exception_value"]))
+        for name in ("exception_value", "exception_notes"):
+            if name in data:
+                data[name] = redact(str(data[name]))
         return data
 
 
@@ -104,6 +107,8 @@ _LIKELY = r"(?: (?=[\w.~+/-]{0,99}?\d) [\w.~+/-]{6,}+ | [\w.~+/-]{24,}+ )"
 # What ends the name of a secret, such as di_token, csrfmiddlewaretoken or CELERY_PASSWORDS.
 _NAMES = r"""(?i:token|secret|secret_key|password|passwd|passcode|pwd|mfa_code|ticket|authorization
     |cookie|session_?id|client_state|api_?key|fernet_key|verif(?:y|ication)_?code)(?i:s)?"""
+# Within another string it is escaped, perhaps more than once.
+_QUOTE = r"""\\{0,8}+["']"""
 # What may stand before something that is recognised by its shape: no letter and no digit, but for
 # those of an escaped character.
 _START = r"(?:(?<![0-9A-Za-z])|(?<=%[0-9a-fA-F]{2})|(?<=\\[nrt]))"
@@ -113,10 +118,10 @@ _SECRETS = re.compile(
     # in a pair ('key', 'value'), and with a list or an object for a value.
     (?P<key>
         {_NAMES}
-        (?: \\*+["'] \s*+ [:,] \s*+ | \s*+=\s*+ | \s*+=>\s*+ | %3[dD]
-            | \s*+:\s*+(?=b?\\*+["']|[\[({{]) )
+        (?: {_QUOTE} \s*+ : \s*+ | ' \s*+ , \s*+ (?=b?') | \s*+=\s*+ | \s*+=>\s*+ | %3[dD]
+            | \s*+:\s*+(?=b?{_QUOTE}|[\[({{]) )
         (?P<list>[\[({{]\s*+)?
-        b?(?P<quote>\\*+["'])?
+        b?(?P<quote>{_QUOTE})?
     )
     (?! \[redacted\] )
     (?(list)
@@ -133,7 +138,8 @@ _SECRETS = re.compile(
     # digit and is not short: an error code, a status or a task's state is not.
     (?P<word>
         (?: (?<![A-Za-z]) (?i:code|state) | (?<=[a-z]) (?:Code|State) )
-        (?: \\*+["'] \s*+ [:,] \s*+ | \)? \s*+=\s*+ | %3[dD] ) (?:[\[(]\s*+)? (?:\\*+["'])?
+        (?: {_QUOTE} \s*+ : \s*+ | ' \s*+ , \s*+ (?=b?') | \)? \s*+=\s*+ | %3[dD] )
+        (?:[\[(]\s*+)? (?:{_QUOTE})?
     )
     {_LIKELY}
     |
@@ -144,7 +150,7 @@ _SECRETS = re.compile(
     (?P<scheme> \b (?i:bearer|basic)(?:\s++|%20) ) {_LIKELY} =*+
     |
     # The password of an address.
-    (?P<address> :// [^\s/:@]{{0,99}}+ : ) [^\s@]++ (?=@)
+    (?P<address> :// [^\s/:@]{{0,99}}+ : ) [^\s@]{{1,256}}+ (?=@)
     |
     # 40 hexadecimal digits: Strava's tokens, codes and client secrets. A whole SHA-1 looks the
     # same and goes with them; UUIDs, MD5, SHA-256 and shortened commits do not.
@@ -159,7 +165,7 @@ _SECRETS = re.compile(
 )
 _SECRET_NAME = re.compile(rf"{_NAMES}\Z", re.VERBOSE)
 # One of these is in whatever the pattern matches.
-_SIGNS = ("=", '"', "'", "@", "eyj", "gaaaa", "bearer", "basic", "cookie:", "%3d", ": ")
+_SIGNS = ("=", '"', "'", "@", "eyj", "gaaaa", "bearer", "basic", "cookie:", "%3d", ":")
 # What stands before a secret and is no part of it.
 _KEPT = ("key", "word", "prose", "header", "scheme", "address")
 _HEX = re.compile(r"[0-9a-fA-F]{40}")
@@ -195,12 +201,12 @@ def _redacted_parts(record: logging.LogRecord) -> str:
         return f"a log record of {record.pathname}:{record.lineno} cannot be shown"
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value is JSON as it stands."""
+def _is_plain(value: Any, depth: int = 20) -> bool:
+    """Whether a value is JSON as it stands, and no deeper than anything that is meant for a log."""
     if isinstance(value, dict):
-        return all(map(_is_plain, (*value, *value.values())))
+        value = [*value, *value.values()]
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in value)
     return value is None or isinstance(value, str | bool | int | float)
 
 

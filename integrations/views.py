@@ -41,10 +41,12 @@ class AthleteRequest(HttpRequest):
 def wants_json(request: HttpRequest) -> bool:
     """Whether the caller is a program: browsers ask for HTML first."""
     preferred = request.get_preferred_type(["text/html", "application/json"])
+    if preferred == "application/json":
+        return True
     # Django takes `application/json; charset=utf-8` for a type that nobody offers.
-    return preferred == "application/json" or (
-        preferred is None and "application/json" in request.headers.get("Accept", "").lower()
-    )
+    accepted = [part.split(";")[0] for part in request.headers.get("Accept", "").lower().split(",")]
+    named = {each.strip() for each in accepted}
+    return "application/json" in named and "text/html" not in named
 
 
 def error_response(code: str, message: str, status: int) -> JsonResponse:

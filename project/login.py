@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,13 +24,16 @@ WINDOW = 300  # seconds
 # name; for one name, wherever from. The last is out of reach for any one network alone, or anybody
 # could lock anybody out.
 MOST = (10, 50, 200)
+# Some proxies write it behind an IPv4 address, or one in brackets.
+_PORT = re.compile(r"^(\[.*\]|[^:]*):\d+$")
 
 
 def client_network(request: HttpRequest) -> str:
     """Where a request comes from: an IPv4 address, or the /64 that one customer has of IPv6.
 
-    A proxy is believed what it appends to X-Forwarded-For if it is one of TRUSTED_PROXIES;
-    what stands before that anybody can have written.
+    A proxy is believed what it appends to X-Forwarded-For if it is one of TRUSTED_PROXIES, or at
+    the other end of a socket in the file system; what stands before that anybody can have
+    written. Empty where nobody has said.
     """
     hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
     address = request.META.get("REMOTE_ADDR", "")
@@ -38,9 +42,9 @@ def client_network(request: HttpRequest) -> str:
         if "*" in settings.TRUSTED_PROXIES:
             break  # whoever is next, there is one proxy
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(_PORT.sub(r"\1", address).strip("[]"))
     except ValueError:
-        return ""  # a socket in the file system
+        return ""
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped:
             return str(parsed.ipv4_mapped)
@@ -49,7 +53,7 @@ def client_network(request: HttpRequest) -> str:
 
 
 def _is_trusted(address: str) -> bool:
-    if "*" in settings.TRUSTED_PROXIES:
+    if not address or "*" in settings.TRUSTED_PROXIES:
         return True
     try:
         parsed = ipaddress.ip_address(address)
@@ -67,13 +71,12 @@ class ThrottledForm(AuthenticationForm):
     throttled = False
 
     def clean(self) -> dict[str, Any]:
-        keys = list(self._keys())
+        counted = dict(self._keys())
+        keys = list(counted)
         # A cache that is down keeps nobody out.
         with suppress(Exception):
             counts = cache.get_many(keys)
-            self.throttled = any(
-                counts.get(key, 0) >= most for key, most in zip(keys, MOST, strict=True)
-            )
+            self.throttled = any(counts.get(key, 0) >= most for key, most in counted.items())
         if self.throttled:
             raise ValidationError(
                 _("Too many wrong passwords. Please try again in five minutes."), code="throttled"
@@ -91,11 +94,15 @@ class ThrottledForm(AuthenticationForm):
                 cache.delete(keys[0])
         return cleaned
 
-    def _keys(self) -> Iterator[str]:
+    def _keys(self) -> Iterator[tuple[str, int]]:
+        """What to count under, and up to what; the name with its network first."""
         name = unicodedata.normalize("NFKC", self.cleaned_data.get("username", "")).casefold()
         network = client_network(self.request) if self.request is not None else ""
-        for what in (f"{name}\0{network}", f"\0{network}", f"{name}\0"):
-            yield "login:" + sha256(what.encode(errors="replace")).hexdigest()
+        whom = [(name, network), ("", network), (name, "")]
+        for who, most in zip(whom, MOST, strict=True):
+            # Where nobody has said which network it is, all would share one.
+            if network or who is whom[-1]:
+                yield "login:" + sha256(repr(who).encode(errors="replace")).hexdigest(), most
 
 
 class ThrottledAdminForm(ThrottledForm, AdminAuthenticationForm):

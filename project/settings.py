@@ -80,7 +80,9 @@ if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     # Many more than by default, or whoever makes up names would push the counts out.
     CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 100_000)
 # The same that gunicorn believes X-Forwarded-Proto.
-TRUSTED_PROXIES = env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1", "::1"])
+TRUSTED_PROXIES = [
+    proxy.strip() for proxy in env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1", "::1"])
+]
 
 INSTALLED_APPS = [
     "integrations",

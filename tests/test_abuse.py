@@ -129,7 +129,10 @@ def test_behind_a_proxy_elsewhere_is_what_the_proxy_says(alice, client):
         (["127.0.0.1", "10.0.0.0/8"], "10.1.2.3", "192.0.2.1, 127.0.0.1", "192.0.2.1"),
         (["*"], "10.1.2.3", "192.0.2.1, 192.0.2.2", "192.0.2.2"),
         (["*"], "", "192.0.2.1", "192.0.2.1"),
-        (["127.0.0.1"], "", "192.0.2.1", ""),
+        (["127.0.0.1"], "", "192.0.2.1", "192.0.2.1"),  # gunicorn at a socket in the file system
+        (["127.0.0.1"], "", "", ""),
+        (["127.0.0.1"], "127.0.0.1", "192.0.2.1:51234", "192.0.2.1"),
+        (["127.0.0.1"], "127.0.0.1", "[2001:db8:0:1::5]:51234", "2001:db8:0:1::/64"),
         (["127.0.0.1"], "127.0.0.1", "nonsense", ""),
         (["::1"], "::1", "2001:db8:0:1::5", "2001:db8:0:1::/64"),
         (["::1"], "::ffff:192.0.2.1", "", "192.0.2.1"),
@@ -177,6 +180,12 @@ def test_many_networks_cannot_guess_one_password(alice, client):
     for n in range(200):
         log_in(client, f"wrong-{n}", REMOTE_ADDR=f"2001:db8:0:{n}::1")
     assert log_in(client, "alice-demo", REMOTE_ADDR="2001:db8:1::1").status_code == 429
+
+
+def test_where_nobody_says_which_network_it_is_nobody_shares_one(alice, client):
+    for n in range(60):
+        log_in(client, "wrong", username=f"athlete{n}", REMOTE_ADDR="")
+    assert log_in(client, "alice-demo", REMOTE_ADDR="").status_code == 302
 
 
 def test_a_form_without_a_password_starts_no_count_again(alice, client):

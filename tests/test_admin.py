@@ -132,6 +132,11 @@ def distinct(queries):
     return sum("DISTINCT" in query["sql"] for query in queries.captured_queries)
 
 
+def test_a_filter_by_what_has_healed_finds_nobody(linked, admin):
+    for query in ({"strava_error": "rate_limited"}, {"garminconnect_error": "account_locked"}):
+        assert len(admin.get(LIST, query).context["cl"].result_list) == 0
+
+
 def test_no_secret_is_anywhere(alice, linked, admin):
     services.set_user_strava_client(alice.pk, "s3cret-client-id", "s3cret-client")
     services.link_garminconnect_account(alice.pk, {"x": "s3cret-1"}, {"y": "s3cret-2"})

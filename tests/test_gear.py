@@ -574,6 +574,10 @@ def test_details_that_do_not_exist_are_not_asked_for_again(alice, linked, strava
     assert len(asked) == 4
     assert set(Gear.objects.values_list("brand", flat=True)) == {""}
 
+    Gear.objects.update(brand="Canyonesque", name="Renamed since")
+    services.sync_strava_gear(alice.pk)
+    assert set(Gear.objects.values_list("brand", flat=True)) == {"Canyonesque"}
+
 
 def test_a_bare_401_renews_the_token_once(alice, linked, strava, monkeypatch):
     def bare(self, response):

@@ -612,6 +612,7 @@ def test_the_shape_of_a_secret_is_caught(text, left):
         "Your password was reset. Bearer authentication is basic knowledge.",
         "access_token=None, refresh_token=null",
         '"GET /healthz/ HTTP/1.1" 200 1234567',
+        'SELECT "users_integrations"."strava_token", "users_integrations"."strava_refresh_token"',
         "",
     ],
 )
@@ -682,6 +683,13 @@ def test_a_traceback_is_cut_and_the_record_left_to_others_as_it_was():
     assert (before.exc_info[0], before.exc_text) == (ValueError, None)
 
 
+def endless():
+    """As what a careless caller logs: a list that has itself in it."""
+    found = ["access_token=s3cret"]
+    found.append(found)
+    return found
+
+
 @dataclass
 class Hides:
     """As `Session` does: not in its repr, but a JSON line takes it apart."""
@@ -697,6 +705,7 @@ class Hides:
         ("session", Hides("s3cret")),
         ("sessions", {"of": [Hides("s3cret")]}),
         ("body", b"access_token=s3cret"),
+        ("endless", endless()),
         ("fields", {"password": "s3cret"}),
     ],
 )
@@ -718,6 +727,7 @@ def test_a_record_with_nothing_to_hide_is_not_copied():
 def test_a_hostile_line_costs_what_its_length_costs():
     lines = ["token" * 40_000, "eyJ" * 60_000, "://a:" * 40_000, "code=a" * 30_000, "\\" * 100_000]
     start = time.monotonic()
+    lines += ["://a:" * 40_000 + " =", "token=" + "\\" * 99_999 + "'" + "\\" * 99_999]
     for line in [*lines, "token" + " " * 200_000, "password='" * 20_000, "state=" + "a." * 90_000]:
         redact(line)
     assert time.monotonic() - start < 20

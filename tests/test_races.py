@@ -287,9 +287,19 @@ def test_a_refresh_that_comes_after_a_relink_by_another_app_discards_its_pair(
     assert strava.counts()["refresh_tokens"] == 1
 
 
+@pytest.mark.parametrize("before", [ALICE, None])
+@pytest.mark.parametrize("after", [ALICE, None])
 def test_a_refresh_amid_a_relink_of_the_same_athlete_ends_nothing(
-    alice, expired, strava, monkeypatch
+    alice, expired, strava, monkeypatch, before, after
 ):
+    UsersIntegrations.objects.update(strava_athlete_id=before)
+    exchange = StravaClient.exchange_code
+
+    def without_athlete(self, code):
+        return exchange(self, code).model_copy(update={"athlete": None})
+
+    if after is None:  # Strava does not say
+        monkeypatch.setattr(StravaClient, "exchange_code", without_athlete)
     answered_before(monkeypatch, "refresh_access_token", lambda: connect(alice, strava, ALICE))
     assert strava.is_alive(services.get_strava_access_token(alice.pk))
     assert strava.is_alive(row_of(alice).strava_refresh_token)
@@ -363,6 +373,41 @@ def test_a_disconnect_of_nothing_is_told_to_nobody(alice, linked, heard):
     services.unlink_garminconnect_account(alice.pk)
     assert heard == [("account_unlinked", "strava")]
     assert LinkEvent.objects.filter(event="unlinked").count() == 1
+
+
+def test_two_disconnects_at_once_are_one(alice, linked, heard):
+    barrier = threading.Barrier(2)
+
+    def unlink():
+        barrier.wait()
+        services.unlink_strava_account(alice.pk)
+        connections.close_all()
+
+    threads = [threading.Thread(target=unlink) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert heard == [("account_unlinked", "strava")]
+    assert LinkEvent.objects.filter(event="unlinked").count() == 1
+
+
+def test_a_user_deleted_while_a_sign_in_ends_locks_nobody_out(alice, garmin, monkeypatch):
+    attempt = services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
+    thread = threading.Thread(
+        target=lambda: (get_user_model().objects.get(pk=alice.pk).delete(), connections.close_all())
+    )
+    columns = garminconnect_login.session_columns
+
+    def meanwhile(tokens):
+        thread.start()
+        time.sleep(0.5)  # until the deletion waits for what this transaction holds
+        return columns(tokens)
+
+    monkeypatch.setattr(garminconnect_login, "session_columns", meanwhile)
+    assert services.run_garminconnect_login(alice.pk, attempt) == "linked"
+    thread.join()
+    assert not get_user_model().objects.filter(pk=alice.pk).exists()
 
 
 def test_an_athlete_of_anothers_leaves_no_pair_of_another_app(
@@ -594,6 +639,18 @@ def test_a_code_that_no_worker_could_be_told_of_can_be_entered_again(
         assert response.json()["error"]["code"] == "task_queue_unavailable"
     login = GarminConnectLogin.objects.get()
     assert (login.step, login.step_until, login.mfa_code) == ("mfa_required", until, None)
+
+
+def test_a_library_that_fails_ends_no_session(alice, garmin, monkeypatch):
+    link_garmin(garmin, alice)
+
+    def fail(self, text):
+        raise MemoryError
+
+    monkeypatch.setattr("garminconnect.client.Client.loads", fail)
+    with pytest.raises(MemoryError):
+        services.get_garminconnect_client(alice.pk)
+    assert row_of(alice).garminconnect_status == LinkStatus.LINKED
 
 
 @pytest.mark.parametrize("tokens", [{}, {"access_token": "x"}, {"di_token": "x"}])

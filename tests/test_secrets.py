@@ -174,7 +174,12 @@ def test_a_crash_before_the_view_shows_no_code_that_is_still_good(
     state, code = begin(alice_client)["state"], strava.grant(ALICE)
 
     def away(*args, **kwargs):
-        raise RuntimeError(f"access_token={secret}-token")
+        try:
+            raise ValueError(f"refresh_token={secret}-token")
+        except ValueError as exc:
+            error = RuntimeError(f"access_token={secret}-token")
+            error.add_note(f"password={secret}-token")
+            raise error from exc
 
     monkeypatch.setattr("django.contrib.sessions.backends.db.SessionStore.load", away)
     query = {"state": state, "code": code}

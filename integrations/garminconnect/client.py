@@ -131,7 +131,7 @@ def refresh(session: Session) -> Session:
     """
     garminconnect = library()
     client = garminconnect.Garmin(is_cn=session.is_cn).client
-    _load(client, session)
+    _load(garminconnect, client, session)
     # `_refresh_session` swallows its errors, and this tells in text alone what they were.
     answers: list[Any] = []
 
@@ -159,7 +159,7 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     garminconnect = library()
     garmin: Garmin = garminconnect.Garmin(is_cn=session.is_cn)
     client: Any = garmin.client
-    _load(client, session)
+    _load(garminconnect, client, session)
     api_session: Any = getattr(client, "_api_session", None)
     if api_session is not None:
         for scheme in ("https://", "http://"):  # the library bounds single reads only
@@ -169,7 +169,7 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
         with client._token_lock:
             try:
                 current = _session_of(client, session.is_cn)
-                _load(client, renew(current))
+                _load(garminconnect, client, renew(current))
             except GarminConnectRelinkRequired as exc:
                 # The error that the library's users know for it.
                 raise garminconnect.GarminConnectAuthenticationError(str(exc)) from exc
@@ -178,11 +178,14 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     return garmin
 
 
-def _load(client: Any, session: Session) -> None:
+def _load(garminconnect: ModuleType, client: Any, session: Session) -> None:
     """Put a session into the library's client. Raises InvalidSession if it takes it for none."""
     try:
         client.loads(json.dumps(session.tokens))
-    except Exception as exc:
+    except (
+        garminconnect.GarminConnectConnectionError,
+        garminconnect.GarminConnectAuthenticationError,
+    ) as exc:
         # The type alone: the library's message may hold what it was given.
         event = {"event": "garminconnect.session_unusable"}
         logger.warning("garminconnect session: %s", type(exc).__name__, extra=event)

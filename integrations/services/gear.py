@@ -259,6 +259,8 @@ def _with_details(item: GearItem, gear: Gear | None, fetched: Fetched) -> GearIt
     try:
         return fetched.details(item)
     except GearNotFound:
+        if gear is not None and gear.brand is not None:
+            return replace(item, brand=gear.brand, model=gear.model)
         return replace(item, brand="", model="")  # there are none, and asking again costs a request
     except ProviderError as exc:
         # They are missing until the next synchronisation, which asks again.

@@ -99,7 +99,7 @@ class _Sweep:
         self.workers = workers
         self.progress = progress
         self.lock = threading.Lock()
-        self.database_error: Exception | None = None
+        self.database_errors: list[Exception] = []
         self.counts = SweepCounts(due=self.due().count())
         # Whether Strava has limited the site's app; an app of an athlete's own is theirs alone.
         self.site_limited = strava.site_limited_for() > 0
@@ -141,7 +141,7 @@ class _Sweep:
             further = Q(strava_token_expires_at__gt=last_expiry) | Q(
                 strava_token_expires_at=last_expiry, pk__gt=last_pk
             )
-            lease = uuid.uuid4()
+            lease, since = uuid.uuid4(), time.monotonic()
             # The condition again: another sweep may have chosen the same rows.
             due.filter(pk__in=ids).update(
                 strava_lease=lease, strava_lease_until=Now() + timedelta(seconds=_keeper.lease)
@@ -150,7 +150,7 @@ class _Sweep:
                 "garminconnect_oauth1", "garminconnect_oauth2"
             )
             for row in rows:
-                yield Claim(row, lease, time.monotonic())
+                yield Claim(row, lease, since)
 
     def refresh(self, claim: Claim) -> None:
         row, lease = claim.row, claim.lease
@@ -178,7 +178,7 @@ class _Sweep:
             close_dead_connection()
             event = {"event": "strava.sweep_failed", "user_id": row.user_id}
             logger.error("sweep: %s", type(exc).__name__, extra=event)
-            self.database_error = exc
+            self.database_errors.append(exc)
             outcome["failed"] += 1
         with self.lock:
             self.counts.attempted |= asked
@@ -188,8 +188,8 @@ class _Sweep:
 
     def finish(self) -> SweepCounts:
         counts = self.counts
-        if self.database_error is not None and not counts.refreshed:
-            raise self.database_error  # not of one row, by all that can be told
+        if self.database_errors and counts.refreshed + counts.failed == len(self.database_errors):
+            raise self.database_errors[0]  # not of one row, by all that can be told
         # What a limit has held back, or another sweep has done.
         counts.skipped = max(counts.skipped, counts.due - counts.refreshed - counts.failed)
         counts.attempted |= not self.site_limited and counts.skipped > 0

@@ -55,7 +55,8 @@ class StravaTokenKeeper(TokenKeeper[str]):
 
     def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
         # With the same athlete and the same app, revoking one pair would end the other as well.
-        if row.strava_athlete_id != current.strava_athlete_id:
+        athletes = {row.strava_athlete_id, current.strava_athlete_id}
+        if None not in athletes and len(athletes) == 2:
             return True
         try:
             return strava.client_for(row).client_id != strava.client_for(current).client_id
