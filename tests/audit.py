@@ -41,7 +41,7 @@ def main() -> int:
     if unaudited:
         print(f"Not audited: {', '.join(unaudited)}")
     print(f"{count} packages, {len(findings)} findings, {len(unaudited)} not audited.")
-    return 1 if findings or len(unaudited) > count * UNAUDITED else 0
+    return 1 if findings or len(unaudited) >= max(1, count) * UNAUDITED else 0
 
 
 def _session() -> requests.Session:
