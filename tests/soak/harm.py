@@ -12,7 +12,9 @@ from integrations.sandbox.faults import FAULTS
 from .fleet import KEYS, Fleet
 from .traffic import Tally
 
-# Half of the time nothing is wrong, or nothing would get far enough to be broken.
+# Faults after which Strava has spent a refresh token, and the answer is lost or nearly.
+LOSING = {"reset_after", "drip", "delay"}
+# Roles of the fleet, and how often each is killed among them.
 VICTIMS = {
     "web": 5,
     "web master": 1,
@@ -29,7 +31,7 @@ def break_providers(
 ) -> None:
     while not stop.wait(rng.uniform(0, 4)):
         provider: Any = rng.choice([sandbox.strava, sandbox.strava, sandbox.garmin])
-        if rng.random() < 0.4:
+        if rng.random() < 0.4:  # or nothing would get far enough to be broken
             provider.recover()
             continue
         # Strava's token endpoint above all: there a link can be lost.
@@ -43,6 +45,8 @@ def break_providers(
         times = rng.randint(1, 4)
         provider.fail(endpoint, fault, times=times, seconds=seconds)
         tally.add("faults switched on")
+        if provider is sandbox.strava and endpoint == "token" and fault in LOSING:
+            tally.add("token answers of Strava lost or late", times)
 
 
 def kill(

@@ -218,7 +218,6 @@ def report(
     lines += [
         ("calls to Strava, of them for tokens", _of(sandbox.strava.calls)),
         ("calls to Garmin, of them for tokens", _of(sandbox.garmin.calls)),
-        ("token answers of Strava that were lost on the way", _answers_lost(sandbox)),
     ]
     events = Counter(LinkEvent.objects.values_list("event", flat=True))
     lines += [(f"trail: {event}", count) for event, count in sorted(events.items())]
@@ -233,11 +232,3 @@ def report(
 
 def _of(calls: Counter[str]) -> str:
     return f"{sum(calls.values()):,}, {calls['token']:,}"
-
-
-def _answers_lost(sandbox: Sandbox) -> int:
-    """Requests that Strava has processed and whose answer a fault has kept back, or nearly."""
-    return sum(
-        record["endpoint"] == "token" and record["fault"] in ("reset_after", "drip", "delay")
-        for record in sandbox.strava.requests
-    )
