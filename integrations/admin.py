@@ -26,10 +26,16 @@ from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrati
 from .services.status import health_message
 
 
-def _health(provider: str, status: LinkStatus, code: str) -> str:
+def _health(status: LinkStatus, code: str) -> str:
+    """In a word or two, for a column: the words of the code."""
     if code:
-        return health_message(provider, code)
+        return code.replace("_", " ").capitalize()
     return "" if status == LinkStatus.NOT_LINKED else str(_("Good"))
+
+
+def _told(provider: str, code: str) -> str:
+    """What the athlete is told of it."""
+    return health_message(provider, code) if code else "-"
 
 
 def _user_search_fields() -> list[str]:
@@ -213,6 +219,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 "fields": (
                     "strava",
                     "strava_health",
+                    "strava_told",
                     "strava_athlete_id",
                     "scopes",
                     "strava_app",
@@ -235,6 +242,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 "fields": (
                     "garminconnect",
                     "garminconnect_health",
+                    "garminconnect_told",
                     "garminconnect_is_cn",
                     "garminconnect_linked_at",
                     "garminconnect_refreshed_at",
@@ -307,11 +315,19 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description=_("Health"), ordering="strava_error")
     def strava_health(self, row: UsersIntegrations) -> str:
-        return _health("strava", row.strava_status, row.strava_error)
+        return _health(row.strava_status, row.strava_error)
+
+    @admin.display(description=_("The athlete is told"))
+    def strava_told(self, row: UsersIntegrations) -> str:
+        return _told("strava", row.strava_error)
 
     @admin.display(description=_("Health"), ordering="garminconnect_error")
     def garminconnect_health(self, row: UsersIntegrations) -> str:
-        return _health("garminconnect", row.garminconnect_status, row.garminconnect_error)
+        return _health(row.garminconnect_status, row.garminconnect_error)
+
+    @admin.display(description=_("The athlete is told"))
+    def garminconnect_told(self, row: UsersIntegrations) -> str:
+        return _told("garminconnect", row.garminconnect_error)
 
     @admin.display(description=_("Gear"), ordering="gear_count")
     def gear_count(self, row: Any) -> int:

@@ -78,8 +78,14 @@ def test_state_and_health_are_seen_at_a_glance(alice, bob, link, linked, admin):
         strava_relink_required_at=timezone.now(), strava_error="relink_required"
     )
     text = admin.get(LIST).content.decode()
-    for words in ("Connected", "Needs reconnecting", "Good", "read, profile:read_all"):
+    for words in ("Connected", "Needs reconnecting", "Good", "Relink required"):
         assert words in text
+    assert "read, profile:read_all" in text
+    assert "no longer accepts" not in text
+    assert (
+        "Strava no longer accepts this connection"
+        in admin.get(detail(row_of(bob))).content.decode()
+    )
 
 
 @pytest.mark.parametrize(
