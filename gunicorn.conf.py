@@ -12,15 +12,17 @@ access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
 
 
 def on_starting(server):
-    """Keep secrets out of its log, and say what the system checks say, such as of a wrong key.
+    """Keep secrets out of gunicorn's own log: an error that leaves the site shows its address."""
+    from integrations.reporting import WithoutSecrets  # only now, because --chdir has been done
 
-    gunicorn runs none by itself. The site starts all the same: with a wrong key every page opens,
-    and /healthz/ answers 503.
-    """
-    # Only now, because --chdir has been done.
-    from integrations.reporting import WithoutSecrets
-
-    # Its own log is no part of Django's: an error that leaves the site would show its address.
     server.log.error_log.addFilter(WithoutSecrets())
+
+
+def when_ready(server):
+    """Say what the system checks say, such as of a wrong key: gunicorn by itself runs none.
+
+    Beside the start, which does not wait for them: with a wrong key every page opens all the
+    same, and /healthz/ answers 503.
+    """
     command = [sys.executable, "manage.py", "check", "--database", "default"]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 (nobody's input)
+    subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 (nobody's input)

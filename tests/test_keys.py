@@ -16,7 +16,7 @@ from integrations.sandbox.strava import ALICE, BJORN
 from integrations.services import keys
 
 from .conftest import row_of
-from .processes import BASE_DIR, PYTHON, Site, environment
+from .processes import BASE_DIR, PYTHON, Site, environment, wait_until
 
 OLD = "tests-only-fernet-key-0123456789-abcdefghijklmnop"
 NEW = "tests-only-newer-key-0123456789-abcdefghijklmnopq"
@@ -182,13 +182,18 @@ def test_the_canary_tells_a_wrong_key_at_start(alice, linked, settings, capsys):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_site_with_a_wrong_key_starts_and_says_so(capfd, settings):
-    site = Site(FERNET_KEYS=OTHER)
+    site, said = Site(FERNET_KEYS=OTHER), []
+
+    def warned():
+        said.append(capfd.readouterr().err)
+        return "integrations.E004" in "".join(said)
+
     try:
         site.web(workers=1, ready="/accounts/login/")
         assert not site.answers()
+        wait_until(warned)
     finally:
         site.stop()
-    assert "integrations.E004" in capfd.readouterr().err
 
 
 def test_the_migration_plants_the_canary(db):
