@@ -12,6 +12,7 @@ from integrations.sandbox.strava import ALICE
 from integrations.signals import account_unlinked
 
 from .conftest import begin, come_back, messages_of, row_of
+from .test_strava_webhook import event
 
 URL = "integrations:strava_disconnect"
 
@@ -162,3 +163,9 @@ def test_host_projects_are_told(alice, linked, strava):
     finally:
         account_unlinked.disconnect(receiver)
     assert heard == [{"user_id": alice.pk, "provider": "strava"}]
+
+
+def test_nothing_is_left_of_a_push_event_either(alice, linked):
+    services.take_strava_revocation(event())
+    services.unlink_strava_account(alice.pk)
+    assert_nothing_is_left(alice)

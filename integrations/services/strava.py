@@ -168,6 +168,7 @@ def _unlink(user_id: int, code: str = "", only_if: Q | None = None) -> bool:
         strava_refreshed_at=None,
         **_rows.state_columns(None),
         strava_check_due_at=None,
+        strava_checks_until=None,
         strava_limited_until=None,
     )
     if linked:
