@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from integrations import services, tasks
 from integrations.models import Gear, LinkStatus, UsersIntegrations
-from integrations.sandbox.strava import ALICE, BJORN, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
+from integrations.sandbox.strava import ALICE, BJORN
 from integrations.services import strava_webhook
 
 from .conftest import row_of
@@ -204,19 +204,22 @@ def test_without_a_worker_the_event_waits_in_the_row(alice, client, linked, stra
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
 
 
-def test_while_the_sites_app_is_limited_nobody_of_it_is_asked_about(
-    alice, bob, client, link, strava
-):
+def test_a_rate_limit_puts_off_whom_it_was_said_to(alice, bob, client, link, strava):
     for user, athlete_id in ((alice, ALICE), (bob, BJORN)):
         link(user, athlete_id)
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
-    services.set_user_strava_client(bob.pk, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET)
-    UsersIntegrations.objects.filter(user=alice).update(
-        strava_limited_until=timezone.now() + timedelta(minutes=5)
+    # Gear has run into a limit, which may be one of reads.
+    UsersIntegrations.objects.filter(user=bob).update(
+        strava_limited_until=timezone.now() + timedelta(hours=5)
     )
-    assert services.take_due_strava_checks() == [bob.pk]
-    UsersIntegrations.objects.update(strava_limited_until=None)
-    assert services.take_due_strava_checks() == [alice.pk]
+    strava.fail("token", "429", times=1)
+
+    assert tasks.confirm_due_strava_revocations.call() == 2
+
+    waiting = UsersIntegrations.objects.exclude(strava_check_due_at=None)
+    assert [row.strava_retry_at > timezone.now() for row in waiting] == [True]
+    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+    assert len(services.take_due_strava_checks()) == 1
     assert services.take_due_strava_checks() == []
 
 

@@ -84,7 +84,7 @@ def _items(found: Iterable[StravaGear], kind: str) -> Iterator[GearItem]:
             provider_gear_id=each.id,
             kind=kind,
             name=clean_text(each.name),
-            distance=round(each.distance),
+            distance=round(each.distance or 0),
             retired=bool(each.retired),
             primary=bool(each.primary),
         )

@@ -84,14 +84,13 @@ def _revoked_athlete_id(event: Any) -> int | None:
 def take_due_strava_checks(limit: int = 500) -> list[int]:
     """Up to `limit` user ids to confirm whose check came to no end; each goes to one caller only.
 
-    Left alone is whom Strava's trouble has put off, and everybody of an app that is limited.
+    Left alone is whom Strava's trouble has put off, by itself: an app's rate limit that gear has
+    run into may be one of reads, and a revocation should not wait until midnight for it.
     """
     now = timezone.now()
     due = UsersIntegrations.objects.filter(
         Q(strava_retry_at=None) | Q(strava_retry_at__lte=now), strava_check_due_at__lte=now
     )
-    if strava.site_limited_for():
-        due = due.filter(strava_client_id__isnull=False)
     return _rows.take_due(due, "strava_check_due_at", CHECK_AGAIN, limit)
 
 

@@ -60,7 +60,7 @@ class StravaGear(_Reply):
 
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$", strict=True)]
     name: str | None = None
-    distance: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] = 0
+    distance: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] | None = None
     primary: bool | None = None
     retired: bool | None = None
 
