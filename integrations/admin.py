@@ -153,6 +153,13 @@ class LinkEventAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # Only along with its user, about whose deletion Django asks here as well.
+        match = request.resolver_match
+        if match is None or (match.url_name or "").startswith("integrations_linkevent_"):
+            return False
+        return super().has_delete_permission(request, obj)
+
 
 @admin.register(Gear)
 class GearAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -393,7 +400,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def sync_gear(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
         def enqueue(user_id: int) -> None:
             for provider in services.PROVIDERS:
-                tasks.enqueue(tasks.sync_gear, user_id, provider)
+                tasks.enqueue(tasks.sync_gear, user_id, provider, *services.acting())
 
         self._for_each(
             request,

@@ -63,22 +63,24 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_token = EncryptedTextField(null=True, blank=True)
     strava_refresh_token = EncryptedTextField(null=True, blank=True)
     strava_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
-    strava_sync_gear = models.BooleanField(default=False)
-    strava_athlete_id = models.BigIntegerField(null=True, blank=True)
+    strava_sync_gear = models.BooleanField(_("gear synchronisation"), default=False)
+    strava_athlete_id = models.BigIntegerField(_("athlete id"), null=True, blank=True)
     # What was granted, comma-separated as Strava sends it; never what was merely asked for.
     strava_scope = models.TextField(blank=True, default="")
     # The site's app that made the link: a refresh token is good for its own client only, so
     # that an operator's typo in STRAVA_CLIENT_ID must not look like a dead link.
     strava_site_client_id = models.CharField(max_length=255, blank=True, default="")
-    strava_linked_at = models.DateTimeField(null=True, blank=True)
+    strava_linked_at = models.DateTimeField(_("connected since"), null=True, blank=True)
 
     # Strava: gear. `due_at` is when it is next synchronised, `syncing_until` how long one that
     # is under way has the right to it.
     strava_units = models.CharField(max_length=16, choices=Units, blank=True, default="")
-    strava_synced_at = models.DateTimeField(null=True, blank=True)
-    strava_sync_error = models.CharField(max_length=64, blank=True, default="")
+    strava_synced_at = models.DateTimeField(_("last synchronised"), null=True, blank=True)
+    strava_sync_error = models.CharField(
+        _("synchronisation error"), max_length=64, blank=True, default=""
+    )
     strava_sync_failures = models.PositiveIntegerField(default=0)
-    strava_sync_due_at = models.DateTimeField(null=True, blank=True)
+    strava_sync_due_at = models.DateTimeField(_("next synchronisation"), null=True, blank=True)
     strava_syncing_until = models.DateTimeField(null=True, blank=True)
 
     # Strava: an authorization in progress. Its client waits apart until the exchange has
@@ -89,11 +91,13 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_pending_client_secret = EncryptedTextField(null=True, blank=True)
 
     # Strava: the link's health.
-    strava_refreshed_at = models.DateTimeField(null=True, blank=True)
-    strava_relink_required_at = models.DateTimeField(null=True, blank=True)
+    strava_refreshed_at = models.DateTimeField(_("last refreshed"), null=True, blank=True)
+    strava_relink_required_at = models.DateTimeField(
+        _("needs reconnecting since"), null=True, blank=True
+    )
     strava_error = models.CharField(_("Strava error"), max_length=64, blank=True, default="")
-    strava_failures = models.PositiveIntegerField(default=0)
-    strava_retry_at = models.DateTimeField(null=True, blank=True)
+    strava_failures = models.PositiveIntegerField(_("failures in a row"), default=0)
+    strava_retry_at = models.DateTimeField(_("not tried again before"), null=True, blank=True)
     # Set where this link ran into a rate limit of its app, for others of that app to know.
     strava_limited_until = models.DateTimeField(null=True, blank=True)
     # A push event said that the link is revoked: when Strava is asked whether it is, unless a
@@ -108,25 +112,33 @@ class UsersIntegrations(KeepsSecretsSealed):
     # Garmin Connect: the link. A session belongs to garmin.com or to garmin.cn.
     garminconnect_oauth1 = EncryptedJSONField(null=True, blank=True)
     garminconnect_oauth2 = EncryptedJSONField(null=True, blank=True)
-    garminconnect_is_cn = models.BooleanField(default=False)
-    garminconnect_token_expires_at = models.DateTimeField(null=True, blank=True)
-    garminconnect_sync_gear = models.BooleanField(default=False)
-    garminconnect_linked_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_is_cn = models.BooleanField(_("at garmin.cn"), default=False)
+    garminconnect_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
+    garminconnect_sync_gear = models.BooleanField(_("gear synchronisation"), default=False)
+    garminconnect_linked_at = models.DateTimeField(_("connected since"), null=True, blank=True)
 
     # Garmin Connect: gear.
     garminconnect_units = models.CharField(max_length=16, choices=Units, blank=True, default="")
-    garminconnect_synced_at = models.DateTimeField(null=True, blank=True)
-    garminconnect_sync_error = models.CharField(max_length=64, blank=True, default="")
+    garminconnect_synced_at = models.DateTimeField(_("last synchronised"), null=True, blank=True)
+    garminconnect_sync_error = models.CharField(
+        _("synchronisation error"), max_length=64, blank=True, default=""
+    )
     garminconnect_sync_failures = models.PositiveIntegerField(default=0)
-    garminconnect_sync_due_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_sync_due_at = models.DateTimeField(
+        _("next synchronisation"), null=True, blank=True
+    )
     garminconnect_syncing_until = models.DateTimeField(null=True, blank=True)
 
     # Garmin Connect: the link's health, and the right to refresh.
-    garminconnect_refreshed_at = models.DateTimeField(null=True, blank=True)
-    garminconnect_relink_required_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_refreshed_at = models.DateTimeField(_("last refreshed"), null=True, blank=True)
+    garminconnect_relink_required_at = models.DateTimeField(
+        _("needs reconnecting since"), null=True, blank=True
+    )
     garminconnect_error = models.CharField(_("Garmin error"), max_length=64, blank=True, default="")
-    garminconnect_failures = models.PositiveIntegerField(default=0)
-    garminconnect_retry_at = models.DateTimeField(null=True, blank=True)
+    garminconnect_failures = models.PositiveIntegerField(_("failures in a row"), default=0)
+    garminconnect_retry_at = models.DateTimeField(
+        _("not tried again before"), null=True, blank=True
+    )
     garminconnect_lease = models.UUIDField(null=True, blank=True)
     garminconnect_lease_until = models.DateTimeField(null=True, blank=True)
 
@@ -336,7 +348,7 @@ class LinkEvent(models.Model):
         KEYS_ROTATED = "keys_rotated", _("Encryption keys turned")
 
     class Actor(models.TextChoices):
-        ATHLETE = "athlete", _("You")
+        ATHLETE = "athlete", _("The athlete")
         STAFF = "staff", _("Staff of this site")
         SYSTEM = "system", _("This site")
         PROVIDER = "provider", _("The provider")

@@ -40,9 +40,13 @@ def answer_garminconnect_mfa(user_id: int, attempt: str) -> str:
 
 
 @task
-def sync_gear(user_id: int, provider: str) -> dict[str, int] | str:
+def sync_gear(
+    user_id: int, provider: str, actor: str = "system", actor_id: int | None = None
+) -> dict[str, int] | str:
+    """By whom is for the trail: services.acting() where it was asked for."""
     try:
-        return services.sync_gear(user_id, provider)._asdict()
+        with services.acting_as(actor, actor_id):
+            return services.sync_gear(user_id, provider)._asdict()
     except IntegrationsError as exc:  # noted on the row; the next one is due after a while
         return exc.code
 

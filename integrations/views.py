@@ -256,7 +256,7 @@ def status(request: AthleteRequest) -> HttpResponse:
 def _start_gear_sync(user_id: int, provider: str) -> None:
     services.request_gear_sync(user_id, provider)
     try:
-        tasks.enqueue(tasks.sync_gear, user_id, provider)
+        tasks.enqueue(tasks.sync_gear, user_id, provider, *services.acting())
     except TaskQueueUnavailable:
         services.withdraw_gear_sync(user_id, provider)
         raise

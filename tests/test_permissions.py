@@ -50,7 +50,7 @@ VIEWS = {
     "admin:integrations_linkevent_change": ("get", SEEING),
     "admin:integrations_linkevent_history": ("get", SEEING),
     "admin:integrations_linkevent_add": ("get", NOBODY),
-    "admin:integrations_linkevent_delete": ("get", ("login", "login", 403, 403, 403, "ok")),
+    "admin:integrations_linkevent_delete": ("get", NOBODY),
 }
 # Django's own, and what has no name of its own.
 ELSEWHERE = {"login", "logout", "metrics"}

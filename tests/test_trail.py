@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.tasks import default_task_backend
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -69,6 +70,34 @@ def test_staffs_doings(alice, linked, strava, admin):
     assert set(LinkEvent.objects.filter(actor="staff").values_list("actor_user", flat=True)) == {
         root.pk
     }
+
+
+@pytest.mark.parametrize("who", ["athlete", "staff"])
+def test_a_synchronisation_is_theirs_who_asked_for_it(
+    who, alice, alice_client, linked, strava, admin, settings
+):
+    """Also where a worker does it, later and elsewhere, and where it changes nothing."""
+    services.sync_strava_gear(alice.pk)
+    settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+    if who == "athlete":
+        asked_by = alice
+        alice_client.post("/integrations/strava/gear/sync/")
+    else:
+        asked_by = get_user_model().objects.get(username="root")
+        asked = {"action": "sync_gear", "_selected_action": [linked.pk]}
+        admin.post("/admin/integrations/usersintegrations/", asked)
+    waiting = default_task_backend.results[0]
+
+    waiting.task.call(*waiting.args)
+
+    assert trail(alice)[2:] == [("strava", "synced", "created=0 updated=0 retired=0", who)]
+    assert LinkEvent.objects.last().actor_user == asked_by
+
+
+def test_the_athlete_is_you_to_the_athlete_and_to_nobody_else(alice_client, linked, admin):
+    LinkEvent.objects.update(actor="athlete")
+    assert "You, " in alice_client.get("/settings/integrations/").content.decode()
+    assert ">The athlete<" in admin.get(ADMIN).content.decode()
 
 
 def test_what_happens_by_itself(alice, expired, strava):
@@ -134,6 +163,14 @@ def test_the_trail_is_searched_and_read_only(alice, linked, admin):
     assert admin.get(f"{ADMIN}add/").status_code == 403
     event = LinkEvent.objects.get()
     assert admin.post(f"{ADMIN}{event.pk}/change/", {"event": "unlinked"}).status_code == 403
+    assert admin.post(f"{ADMIN}{event.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert LinkEvent.objects.get() == event
+
+
+def test_a_user_whom_staff_deletes_takes_the_trail_along(alice, linked, strava, admin):
+    response = admin.post(f"/admin/auth/user/{alice.pk}/delete/", {"post": "yes"})
+    assert response.status_code == 302
+    assert not LinkEvent.objects.filter(user=alice.pk).exists()
 
 
 def test_the_trail_is_pruned(alice, linked, settings):

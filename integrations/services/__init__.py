@@ -1,7 +1,7 @@
 """The public API: one function an operation, and the only writer of rows."""
 
 from ._parallel import run_parallel
-from ._trail import acting_as, forget_old_link_events, get_link_events
+from ._trail import acting, acting_as, forget_old_link_events, get_link_events
 from .export import export_integrations
 from .garminconnect import (
     disconnect_garminconnect,
@@ -87,6 +87,7 @@ __all__ = [
     "RotationCounts",
     "StravaAuthorization",
     "SweepCounts",
+    "acting",
     "acting_as",
     "begin_garminconnect_login",
     "begin_strava_authorization",

@@ -27,7 +27,7 @@ class _Acting(NamedTuple):
 
 
 _acting: ContextVar[_Acting] = ContextVar("integrations_acting")
-_SYSTEM = _Acting("system", None)
+SYSTEM = _Acting("system", None)
 
 
 @contextmanager
@@ -40,11 +40,16 @@ def acting_as(actor: str, user_id: int | None = None) -> Iterator[None]:
         _acting.reset(token)
 
 
+def acting() -> tuple[str, int | None]:
+    """What acting_as has said, to be handed to a task and said again there."""
+    return _acting.get(SYSTEM)
+
+
 def note(
     user_id: int | None, provider: str, event: str, code: str = "", actor: str | None = None
 ) -> None:
     """Write one line of the trail, within the caller's transaction if there is one."""
-    acting = _acting.get(_SYSTEM)
+    acting = _acting.get(SYSTEM)
     LinkEvent.objects.create(
         user_id=user_id,
         provider=provider,

@@ -227,7 +227,8 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
         gear.pk for key, gear in known.items() if key not in items and gear.last_seen_at is None
     ]
     last_seen_at = getattr(row, f"{provider}_synced_at") or now
-    if not created and not changed and not gone:
+    asked_for = _trail.acting() != _trail.SYSTEM  # then it is told of, whatever came of it
+    if not (created or changed or gone or asked_for):
         _note_success(row, provider, fetched, now)
         return GearCounts()
     with _rows.atomic():
