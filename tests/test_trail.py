@@ -131,6 +131,7 @@ def test_garmins_trail(alice, alice_client, garmin):
         ("garminconnect", "relinked", "", "athlete"),
         ("garminconnect", "unlinked", "", "athlete"),
     ]
+    assert set(LinkEvent.objects.values_list("actor_user", flat=True)) == {alice.pk}
 
 
 def test_a_turn_of_the_keys(db):

@@ -50,13 +50,15 @@ def note(
 ) -> None:
     """Write one line of the trail, within the caller's transaction if there is one."""
     acting = _acting.get(SYSTEM)
+    if actor is not None:
+        acting = _Acting(actor, user_id if actor == Actor.ATHLETE else None)
     LinkEvent.objects.create(
         user_id=user_id,
         provider=provider,
         event=event,
         code=code[:64],
-        actor=actor or acting.actor,
-        actor_user_id=acting.user_id if actor is None else None,
+        actor=acting.actor,
+        actor_user_id=acting.user_id,
         at=timezone.now(),
     )
 
