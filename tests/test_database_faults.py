@@ -457,6 +457,7 @@ NO_DATABASE = {
     "RotationCounts": "a value",
     "StravaAuthorization": "a value",
     "SweepCounts": "a value",
+    "acting": "a context variable",
     "acting_as": "a context variable",
     "codes_left": "reads an instance at hand",
     "describe_integrations": "reads instances at hand",
