@@ -23,7 +23,7 @@ from django.utils.translation import ngettext
 from . import services, tasks
 from .exceptions import IntegrationsError
 from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
-from .services.status import health_message
+from .services.status import health_message, link_error
 
 
 def _health(status: LinkStatus, code: str) -> str:
@@ -322,19 +322,19 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description=_("Health"), ordering="strava_error")
     def strava_health(self, row: UsersIntegrations) -> str:
-        return _health(row.strava_status, row.strava_error)
+        return _health(row.strava_status, link_error(row, "strava"))
 
     @admin.display(description=_("The athlete is told"))
     def strava_told(self, row: UsersIntegrations) -> str:
-        return _told("strava", row.strava_error)
+        return _told("strava", link_error(row, "strava"))
 
     @admin.display(description=_("Health"), ordering="garminconnect_error")
     def garminconnect_health(self, row: UsersIntegrations) -> str:
-        return _health(row.garminconnect_status, row.garminconnect_error)
+        return _health(row.garminconnect_status, link_error(row, "garminconnect"))
 
     @admin.display(description=_("The athlete is told"))
     def garminconnect_told(self, row: UsersIntegrations) -> str:
-        return _told("garminconnect", row.garminconnect_error)
+        return _told("garminconnect", link_error(row, "garminconnect"))
 
     @admin.display(description=_("Gear"), ordering="gear_count")
     def gear_count(self, row: Any) -> int:
@@ -348,7 +348,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def strava_app(self, row: UsersIntegrations) -> str:
         if row.has_secret("strava_client_id"):
             return str(_("The athlete’s own"))
-        return str(_("The site’s")) if row.strava_status != LinkStatus.NOT_LINKED else ""
+        return str(_("The site’s")) if row.is_linked("strava") else ""
 
     @admin.action(description=_("Refresh Strava tokens now"), permissions=["act_on_links"])
     def refresh_strava(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:

@@ -54,6 +54,14 @@ class Sealed:
         except InvalidToken as exc:
             raise SecretUnreadable from exc
 
+    def is_readable(self) -> bool:
+        """Whether a key of FERNET_KEYS opens it, told by its signature: nothing is decrypted."""
+        try:
+            fernet().extract_timestamp(self.ciphertext)
+        except InvalidToken:
+            return False
+        return True
+
     def resealed(self) -> Sealed | None:
         """The same secret under the newest key; None where it is so already.
 

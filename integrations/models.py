@@ -8,7 +8,7 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from . import gear
-from .fields import EncryptedJSONField, EncryptedTextField, KeepsSecretsSealed
+from .fields import EncryptedJSONField, EncryptedTextField, KeepsSecretsSealed, Sealed
 
 
 class LinkStatus(models.TextChoices):
@@ -37,7 +37,8 @@ def _conditions(linked: Q, alive: Q) -> dict[LinkStatus, Q]:
     }
 
 
-# `UsersIntegrations.strava_status` and `garminconnect_status` as conditions of a query.
+# `UsersIntegrations.strava_status` and `garminconnect_status` as conditions of a query, which
+# cannot tell that a key was lost.
 LINK_CONDITIONS: dict[str, dict[LinkStatus, Q]] = {
     "strava": _conditions(
         linked=Q(strava_token__isnull=False), alive=Q(strava_relink_required_at__isnull=True)
@@ -46,6 +47,17 @@ LINK_CONDITIONS: dict[str, dict[LinkStatus, Q]] = {
         linked=Q(garminconnect_oauth1__isnull=False) | Q(garminconnect_oauth2__isnull=False),
         alive=Q(garminconnect_relink_required_at__isnull=True),
     ),
+}
+
+
+_LINK_SECRETS = {
+    "strava": (
+        "strava_client_id",
+        "strava_client_secret",
+        "strava_token",
+        "strava_refresh_token",
+    ),
+    "garminconnect": ("garminconnect_oauth1", "garminconnect_oauth2"),
 }
 
 
@@ -196,20 +208,36 @@ class UsersIntegrations(KeepsSecretsSealed):
 
     @property
     def strava_status(self) -> LinkStatus:
-        if not self.has_secret("strava_token"):
-            return LinkStatus.NOT_LINKED
-        if self.strava_relink_required_at is not None:
-            return LinkStatus.RELINK_REQUIRED
-        return LinkStatus.LINKED
+        return self._status("strava")
 
     @property
     def garminconnect_status(self) -> LinkStatus:
-        linked = self.has_secret("garminconnect_oauth1") or self.has_secret("garminconnect_oauth2")
-        if not linked:
+        return self._status("garminconnect")
+
+    def _status(self, provider: str) -> LinkStatus:
+        if not self.is_linked(provider):
             return LinkStatus.NOT_LINKED
-        if self.garminconnect_relink_required_at is not None:
+        if self.has_ended(provider) or not self.is_readable(provider):
             return LinkStatus.RELINK_REQUIRED
         return LinkStatus.LINKED
+
+    def is_linked(self, provider: str) -> bool:
+        """Whether there is a link, alive or not."""
+        if provider == "strava":
+            return self.has_secret("strava_token")
+        return self.has_secret("garminconnect_oauth1") or self.has_secret("garminconnect_oauth2")
+
+    def has_ended(self, provider: str) -> bool:
+        """Whether the provider has ended the link."""
+        return getattr(self, f"{provider}_relink_required_at") is not None
+
+    def is_readable(self, provider: str) -> bool:
+        """Whether the keys there are open what is stored of a link; decrypts nothing.
+
+        What this instance was loaded without is not looked at.
+        """
+        loaded = (self.__dict__.get(name) for name in _LINK_SECRETS[provider])
+        return all(each.is_readable() for each in loaded if isinstance(each, Sealed))
 
     @property
     def strava_scopes(self) -> list[str]:

@@ -9,7 +9,7 @@ from django.db import connections, router, transaction
 from django.db.models.signals import post_migrate, pre_delete
 from django.dispatch import receiver
 
-from .models import FernetCanary, GarminConnectLogin, Gear, LinkEvent, LinkStatus, UsersIntegrations
+from .models import FernetCanary, GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
 from .services import _rows, _trail, keys, strava
 from .signals import account_unlinked
 
@@ -34,13 +34,13 @@ def end_links_on_delete(
     row = UsersIntegrations.objects.using(using).select_for_update().filter(pk=instance.pk).first()
     if row is None:
         return
-    if row.strava_status != LinkStatus.NOT_LINKED:
+    if row.is_linked("strava"):
         # After commit: a deletion that is rolled back must not end the link, and no provider is
         # asked within a transaction. Until then the row holds the tokens sealed.
         transaction.on_commit(lambda: strava.revoke_row(row), using=using, robust=True)
     Gear.objects.using(using).filter(user_id=row.user_id).delete()
     for provider in Gear.Provider.values:
-        if getattr(row, f"{provider}_status") != LinkStatus.NOT_LINKED:
+        if row.is_linked(provider):
             _rows.send_after_commit(account_unlinked, row.user_id, provider)
             # A user who is deleted takes the trail along.
             if UsersIntegrations in (type(origin), getattr(origin, "model", None)):

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+from cryptography.fernet import MultiFernet
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.test import Client
@@ -104,6 +105,12 @@ def bob_client(bob: Any) -> Client:
     client = Client()
     client.force_login(bob)
     return client
+
+
+@pytest.fixture
+def sealed_for_good(monkeypatch: Any) -> None:
+    """From here on, decrypting anything fails the test."""
+    monkeypatch.setattr(MultiFernet, "decrypt", lambda *args: pytest.fail("decrypted"))
 
 
 def row_of(user: Any) -> UsersIntegrations:

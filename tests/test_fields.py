@@ -173,7 +173,8 @@ def test_a_lost_key_is_an_error_with_a_name_and_only_where_a_secret_is_read(
 
     loaded = row_of(alice)
     loaded.refresh_from_db()
-    assert loaded.strava_status == "linked"
+    assert loaded.is_linked("strava")
+    assert not loaded.is_readable("strava")
     with pytest.raises(SecretUnreadable) as caught:
         loaded.strava_token  # noqa: B018
     assert isinstance(caught.value, IntegrationsError)

@@ -435,10 +435,10 @@ def test_the_page_says_why_it_failed(alice_client, linked, strava):
 
 
 def test_the_page_costs_few_queries_with_gear(
-    alice, alice_client, linked, strava, django_assert_max_num_queries, monkeypatch
+    alice, alice_client, linked, strava, django_assert_max_num_queries, request
 ):
     sync(alice.pk)
-    monkeypatch.setattr("integrations.fields.fernet", lambda: pytest.fail("decrypted"))
+    request.getfixturevalue("sealed_for_good")
     with django_assert_max_num_queries(5):
         alice_client.get("/settings/integrations/")
 

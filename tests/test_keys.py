@@ -6,20 +6,25 @@ import subprocess
 import threading
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connection
 
 from integrations import services
+from integrations.exceptions import GarminConnectRelinkRequired, StravaRelinkRequired
 from integrations.models import FernetCanary, GarminConnectLogin, UsersIntegrations
-from integrations.sandbox.strava import ALICE, BJORN
+from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
+from integrations.sandbox.garmin import PASSWORD
+from integrations.sandbox.strava import ALICE, BJORN, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from integrations.services import keys
 
-from .conftest import row_of
+from .conftest import begin, come_back, row_of
 from .processes import BASE_DIR, PYTHON, Site, environment, wait_until
 
 OLD = "tests-only-fernet-key-0123456789-abcdefghijklmnop"
 NEW = "tests-only-newer-key-0123456789-abcdefghijklmnopq"
+JSON = {"accept": "application/json"}
 OTHER = "tests-only-other-key-0123456789-abcdefghijklmnopq"
 
 
@@ -205,8 +210,6 @@ def test_the_migration_plants_the_canary(db):
 def test_with_a_wrong_key_nothing_crashes(
     alice, bob, linked, link, strava, settings, alice_client, client, garmin
 ):
-    from django.contrib.auth import get_user_model
-
     services.link_garminconnect_account(alice.pk, None, garmin.issue_session("alice@example.com"))
     services.set_user_strava_client(alice.pk, "10002", "secret")
     settings.FERNET_KEYS = [OTHER]
@@ -221,7 +224,6 @@ def test_with_a_wrong_key_nothing_crashes(
     ]
     for browser, path in pages:
         assert browser.get(path).status_code == 200, path
-    json = {"accept": "application/json"}
     posts = [
         "strava/connect",
         "strava/gear/sync",
@@ -230,19 +232,117 @@ def test_with_a_wrong_key_nothing_crashes(
         "strava/disconnect",
     ]
     for path in posts:
-        response = alice_client.post(f"/integrations/{path}/", headers=json)
+        response = alice_client.post(f"/integrations/{path}/", headers=JSON)
         assert response.status_code < 500 or response.json()["error"]["code"] == "secret_unreadable"
     # and once the key is gone for good, connecting again works
     assert alice_client.post("/integrations/strava/connect/").status_code == 302
 
 
-def test_those_users_see_reconnect(alice, expired, strava, settings, alice_client):
+STATUS, PAGE = "/integrations/status/", "/settings/integrations/"
+
+
+@pytest.fixture
+def both_linked(alice, linked, garmin):
+    services.link_garminconnect_account(alice.pk, None, garmin.issue_session(GARMIN_ALICE))
+    return row_of(alice)
+
+
+def test_those_users_see_reconnect_at_once_and_no_others(
+    alice, bob, both_linked, link, settings, alice_client, bob_client
+):
     settings.FERNET_KEYS = [OTHER]
-    with pytest.raises(services.strava_tokens.StravaRelinkRequired):
+    link(bob, BJORN)
+
+    for provider, status in alice_client.get(STATUS).json().items():
+        assert (status["status"], status["error"]["code"]) == (
+            "relink_required",
+            "secret_unreadable",
+        ), provider
+    page = alice_client.get(PAGE).content.decode()
+    assert page.count('data-status="relink_required"') == 2
+    assert page.count("cannot be read any more. Please connect the account again.") == 2
+    for provider in services.PROVIDERS:
+        response = alice_client.post(f"/integrations/{provider}/gear/sync/", headers=JSON)
+        assert response.json()["error"]["code"] == "relink_required"
+    for call in (
+        services.get_strava_access_token,
+        services.get_garminconnect_client,
+        services.sync_strava_gear,
+        services.sync_garminconnect_gear,
+    ):
+        with pytest.raises((StravaRelinkRequired, GarminConnectRelinkRequired)):
+            call(alice.pk)
+    assert bob_client.get(STATUS).json()["strava"]["status"] == "linked"
+
+
+def test_staff_see_them_too(both_linked, settings, client):
+    settings.FERNET_KEYS = [OTHER]
+    client.force_login(get_user_model().objects.create_superuser("root", password="pw"))
+    for path in ("", f"{both_linked.pk}/change/"):
+        page = client.get(f"/admin/integrations/usersintegrations/{path}").content.decode()
+        assert page.count("Secret unreadable") == 2
+        assert page.count("Needs reconnecting") >= 2
+
+
+def test_a_key_that_is_found_again_mends_everything(alice, expired, settings, alice_client):
+    settings.FERNET_KEYS = [OTHER]
+    with pytest.raises(StravaRelinkRequired):
         services.get_strava_access_token(alice.pk)
-    error = alice_client.get("/integrations/status/").json()["strava"]["error"]
-    assert error["code"] == "secret_unreadable"
-    assert "connect the account again" in error["message"]
+    assert row_of(alice).strava_error == "secret_unreadable"
+    settings.FERNET_KEYS = [OTHER, OLD]
+
+    status = alice_client.get(STATUS).json()["strava"]
+
+    assert (status["status"], status["error"]) == ("linked", None)
+    assert services.get_strava_access_token(alice.pk)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_sweep_goes_on_past_them(alice, bob, linked, link, strava, settings):
+    for user, athlete in ((alice, ALICE), (bob, BJORN)):
+        settings.FERNET_KEYS = [OLD if user == alice else OTHER]
+        link(user, athlete, expires_in=60)
+
+    assert services.sweep_strava_tokens(workers=1).as_dict() == {
+        "due": 2,
+        "refreshed": 1,
+        "failed": 1,
+        "skipped": 0,
+    }
+    assert row_of(alice).strava_error == "secret_unreadable"
+    assert row_of(alice).strava_relink_required_at is None  # the key may be found again
+
+
+def test_an_app_of_their_own_that_is_lost_is_asked_for_again(
+    alice, linked, strava, settings, alice_client
+):
+    services.set_user_strava_client(alice.pk, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET)
+    settings.FERNET_KEYS = [OTHER]
+
+    assert 'name="client_secret"' in alice_client.get(PAGE).content.decode()
+    response = alice_client.post("/integrations/strava/connect/", headers=JSON)
+    assert response.json()["error"]["code"] == "client_required"
+
+    own = {"client_id": OTHER_CLIENT_ID, "client_secret": OTHER_CLIENT_SECRET}
+    state = begin(alice_client, **own)["state"]
+    code = strava.grant(ALICE, client_id=OTHER_CLIENT_ID)
+    come_back(alice_client, state=state, code=code, scope="read")
+    assert alice_client.get(STATUS).json()["strava"]["status"] == "linked"
+    assert services.refresh_strava_access_token(alice.pk)
+
+
+def test_how_signing_in_again_went_is_told_all_the_same(
+    both_linked, garmin, settings, alice_client
+):
+    settings.FERNET_KEYS = [OTHER]
+    wrong = {"email": GARMIN_ALICE, "password": "wrong"}
+    alice_client.post("/integrations/garminconnect/connect/", wrong)
+    status = alice_client.get(STATUS).json()["garminconnect"]
+    assert status["status"] == "relink_required"
+    assert status["error"]["code"] == "invalid_credentials"
+
+    alice_client.post("/integrations/garminconnect/connect/", wrong | {"password": PASSWORD})
+    assert alice_client.get(STATUS).json()["garminconnect"]["status"] == "linked"
 
 
 def test_nonsense_is_refused(db):

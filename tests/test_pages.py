@@ -112,10 +112,9 @@ def test_the_page_explains_an_error_and_keeps_the_link(alice_client, linked, cod
 
 
 def test_the_page_costs_few_queries_and_no_decryption(
-    alice, alice_client, linked, django_assert_max_num_queries, monkeypatch
+    alice, alice_client, linked, django_assert_max_num_queries, sealed_for_good
 ):
     services.set_user_strava_client(alice.pk, "10002", "secret")
-    monkeypatch.setattr("integrations.fields.fernet", lambda: pytest.fail("decrypted"))
     with django_assert_max_num_queries(5):
         assert alice_client.get(SETTINGS).status_code == 200
 

@@ -41,7 +41,7 @@ class Fetched:
 
 def fetch_from_strava(row: UsersIntegrations) -> Fetched:
     keeper = KEEPERS["strava"]
-    token = keeper.read(row) if keeper.is_fresh(row) else keeper.obtain(row.user_id)
+    token = keeper.open(row) if keeper.is_fresh(row) else keeper.obtain(row.user_id)
     client = strava.client_for(row)
     try:
         profile = client.get_athlete(token)

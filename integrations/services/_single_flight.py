@@ -37,7 +37,7 @@ from ..exceptions import (
     error_by_code,
 )
 from ..metrics import counts_refreshes
-from ..models import LinkStatus, UsersIntegrations
+from ..models import UsersIntegrations
 from ..signals import relink_required
 from . import _rows, _trail
 from ._trail import Actor, Event
@@ -104,7 +104,7 @@ class TokenKeeper[Token](ABC):
             row = self.linked_row(user_id)
             first = first or row
             if self.is_fresh(row) and not asking:
-                token = self._open(row)
+                token = self.open(row)
                 if replacing is None or token != replacing:
                     return token
             if self._get(row, "failures") > self._get(first, "failures"):
@@ -123,7 +123,22 @@ class TokenKeeper[Token](ABC):
 
     def stored(self, user_id: int) -> Token:
         """The token as it is stored, fresh or not. Raises `not_linked` or `relink_required`."""
-        return self._open(self.linked_row(user_id))
+        return self.open(self.linked_row(user_id))
+
+    def open(self, row: UsersIntegrations) -> Token:
+        """The token in a row. Raises `relink_required` if no key opens it."""
+        try:
+            return self.read(row)
+        except SecretUnreadable as exc:
+            # Not written to the row: a wrong key is the operator's to put right, and then the
+            # link works again.
+            logger.error(
+                "no key opens the %s tokens of user %s",
+                self.provider,
+                row.user_id,
+                extra={"event": f"{self.provider}.tokens_unreadable", "user_id": row.user_id},
+            )
+            raise self.relink_required from exc
 
     def linked_row(self, user_id: int) -> UsersIntegrations:
         """The user's row. Raises `not_linked` or `relink_required`."""
@@ -131,11 +146,10 @@ class TokenKeeper[Token](ABC):
             row = _rows.get_row(user_id)
         except IntegrationsNotFound:
             raise self.not_linked from None
-        match self._get(row, "status"):
-            case LinkStatus.NOT_LINKED:
-                raise self.not_linked
-            case LinkStatus.RELINK_REQUIRED:
-                raise self.relink_required
+        if not row.is_linked(self.provider):
+            raise self.not_linked
+        if row.has_ended(self.provider):
+            raise self.relink_required
         return row
 
     def declare_dead(self, row: UsersIntegrations) -> bool:
@@ -179,20 +193,6 @@ class TokenKeeper[Token](ABC):
         return UsersIntegrations.objects.filter(user_id=user_id)
 
     # --- the steps ------------------------------------------------------------------------------
-
-    def _open(self, row: UsersIntegrations) -> Token:
-        try:
-            return self.read(row)
-        except SecretUnreadable as exc:
-            # Not written to the row: a wrong key is the operator's to put right, and then the
-            # link works again.
-            logger.error(
-                "no key opens the %s tokens of user %s",
-                self.provider,
-                row.user_id,
-                extra={"event": f"{self.provider}.tokens_unreadable", "user_id": row.user_id},
-            )
-            raise self.relink_required from exc
 
     def _stored_error(self, row: UsersIntegrations) -> ProviderError:
         error = error_by_code(self._get(row, "error"), self.errors)

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from .. import conf
 from ..exceptions import IntegrationsNotFound
-from ..models import Gear, LinkEvent, LinkStatus, UsersIntegrations
+from ..models import Gear, LinkEvent, UsersIntegrations
 from . import _rows
 from ._rows import database_errors
 
@@ -76,11 +76,11 @@ def unlink(
     columns |= _rows.healthy_columns(provider) | _rows.unsynced_columns(provider)
     with _rows.atomic():
         # Held, so that of two at once one finds nothing any more.
-        status = getattr(_rows.lock_row(user_id), f"{provider}_status")
+        linked = _rows.lock_row(user_id).is_linked(provider)
         if not rows.filter(only_if or Q()).update(**columns):
             raise IntegrationsNotFound
         Gear.objects.filter(user_id=user_id, provider=provider).delete()
-        if linked := bool(status != LinkStatus.NOT_LINKED):
+        if linked:
             note(user_id, provider, Event.UNLINKED, code)
     return linked
 

@@ -18,7 +18,7 @@ from ..exceptions import (
 )
 from ..garminconnect import client
 from ..garminconnect.client import Session
-from ..models import GarminConnectLogin, LinkStatus, UsersIntegrations
+from ..models import GarminConnectLogin, UsersIntegrations
 from ..signals import account_linked, account_unlinked
 from . import _rows, _trail
 from ._rows import database_errors
@@ -168,7 +168,7 @@ def disconnect_garminconnect(user_id: int) -> None:
             row = _rows.get_row(user_id)
         except IntegrationsNotFound:
             raise GarminConnectNotLinked from None
-        linked = row.garminconnect_status != LinkStatus.NOT_LINKED
+        linked = row.is_linked("garminconnect")
         unlink_garminconnect_account(user_id)
     if not linked and not cancelled:
         raise GarminConnectNotLinked

@@ -317,7 +317,7 @@ def _link(login: GarminConnectLogin, session: Session) -> str:
         if not deleted:
             return "superseded"
         row = _rows.get_row(login.user_id)
-        relinked = row.garminconnect_status != LinkStatus.NOT_LINKED
+        relinked = row.is_linked("garminconnect")
         _rows.update(
             login.user_id,
             **session_columns(session.tokens),

@@ -97,9 +97,12 @@ def sync_gear(user_id: int, provider: str) -> GearCounts:
 def request_gear_sync(user_id: int, provider: str) -> None:
     """Note that a synchronisation is about to be done by a worker, for the page to tell.
 
-    Raises SyncInProgress if one is under way, or that the provider is not linked.
+    Raises SyncInProgress if one is under way, or that the provider is not linked, or has to be
+    linked again.
     """
-    KEEPERS[provider].linked_row(user_id)
+    keeper = KEEPERS[provider]
+    if not keeper.linked_row(user_id).is_readable(provider):
+        raise keeper.relink_required
     now = timezone.now()
     free = Q(**{f"{provider}_syncing_until": None}) | Q(**{f"{provider}_syncing_until__lt": now})
     # The last error goes with it: a page that polls has to notice the same one again.

@@ -98,7 +98,7 @@ def describe_integrations(
             "gear": gear["strava"],
             "last_synced_at": row.strava_synced_at,
             "token_expires_at": row.strava_token_expires_at,
-            "error": _error("strava", row.strava_error or row.strava_sync_error),
+            "error": _error("strava", link_error(row, "strava") or row.strava_sync_error),
             "athlete_id": row.strava_athlete_id,
             "scope": row.strava_scopes,
         },
@@ -109,10 +109,27 @@ def describe_integrations(
             "last_synced_at": row.garminconnect_synced_at,
             "token_expires_at": row.garminconnect_token_expires_at,
             "error": _error(
-                "garminconnect", row.garminconnect_error or row.garminconnect_sync_error
+                "garminconnect",
+                link_error(row, "garminconnect") or row.garminconnect_sync_error,
             ),
         },
     }
+
+
+def link_error(row: UsersIntegrations, provider: str) -> str:
+    """The code of what is wrong with a link, "" where nothing is.
+
+    That a secret cannot be read is told by the keys there are now, not by what was noted when they
+    may have been others.
+    """
+    code: str = getattr(row, f"{provider}_error")
+    if row.is_linked(provider) and not row.has_ended(provider):
+        if not row.is_readable(provider):
+            # With Garmin it may tell how signing in again went, which is news.
+            return (provider == "garminconnect" and code) or SecretUnreadable.code
+        if code == SecretUnreadable.code:
+            return ""
+    return code
 
 
 def _error(provider: str, code: str) -> dict[str, str] | None:

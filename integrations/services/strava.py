@@ -26,7 +26,7 @@ from ..exceptions import (
     StravaNotLinked,
 )
 from ..metrics import count_failure
-from ..models import Gear, LinkStatus, UsersIntegrations
+from ..models import Gear, UsersIntegrations
 from ..signals import account_linked, account_unlinked
 from ..strava.client import StravaClient, StravaTokens
 from . import _rows, _trail
@@ -109,7 +109,7 @@ def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> UsersInteg
                 Gear.objects.filter(user_id=user_id, provider="strava").delete()
                 columns |= _rows.unsynced_columns("strava")
             _rows.update(user_id, **token_columns(tokens), **columns)
-            relinked = replaced.strava_status != LinkStatus.NOT_LINKED
+            relinked = replaced.is_linked("strava")
             _trail.note(user_id, "strava", Event.RELINKED if relinked else Event.LINKED)
     except IntegrityError as exc:
         raise AthleteAlreadyLinked from exc

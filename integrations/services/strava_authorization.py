@@ -19,6 +19,7 @@ from ..exceptions import (
     InvalidGrant,
     InvalidState,
     ProviderUnavailable,
+    SecretUnreadable,
 )
 from ..metrics import counts_failures
 from ..models import LinkStatus, UsersIntegrations
@@ -64,7 +65,7 @@ def begin_strava_authorization(
     given here waits apart until complete_strava_authorization has succeeded, so a link that
     works goes on working. A new start replaces one that was not finished.
 
-    Raises ClientRequired if there is no app, or half of one.
+    Raises ClientRequired if there is no app, half of one, or one that no key opens.
     """
     if bool(client_id) != bool(client_secret):
         raise ClientRequired
@@ -79,7 +80,10 @@ def begin_strava_authorization(
             "strava_pending_client_secret": client_secret,
         }
     else:
-        client = strava.own_client(row) or strava.site_client()
+        try:
+            client = strava.own_client(row) or strava.site_client()
+        except SecretUnreadable as exc:
+            raise ClientRequired from exc  # it has to be entered again
     _rows.update(user_id, **columns)
     return AuthorizationRequest(
         authorization_url=client.authorization_url(

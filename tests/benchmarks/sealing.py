@@ -25,6 +25,9 @@ class Counted:
         self.opened.append(ciphertext)
         return self.fernet.decrypt(ciphertext)
 
+    def extract_timestamp(self, ciphertext: bytes) -> int:
+        return self.fernet.extract_timestamp(ciphertext)
+
 
 @contextmanager
 def counted() -> Iterator[Counted]:
