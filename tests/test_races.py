@@ -397,14 +397,14 @@ def test_a_user_deleted_while_a_sign_in_ends_locks_nobody_out(alice, garmin, mon
     thread = threading.Thread(
         target=lambda: (get_user_model().objects.get(pk=alice.pk).delete(), connections.close_all())
     )
-    columns = garminconnect_login.session_columns
+    write_link = garminconnect_login.write_link
 
-    def meanwhile(tokens):
+    def meanwhile(*args, **kwargs):
         thread.start()
         time.sleep(0.5)  # until the deletion waits for what this transaction holds
-        return columns(tokens)
+        write_link(*args, **kwargs)
 
-    monkeypatch.setattr(garminconnect_login, "session_columns", meanwhile)
+    monkeypatch.setattr(garminconnect_login, "write_link", meanwhile)
     assert services.run_garminconnect_login(alice.pk, attempt) == "linked"
     thread.join()
     assert not get_user_model().objects.filter(pk=alice.pk).exists()

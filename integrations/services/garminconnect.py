@@ -116,20 +116,43 @@ def link_garminconnect_account(
 ) -> None:
     """Store a Garmin session: the OAuth1 token of garth's sessions, the "DI" OAuth2 tokens.
 
+    With neither there is no link any more, as after unlink_garminconnect_account.
+
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    is_cn = (oauth1_token or {}).get("domain") == "garmin.cn"
-    linked = oauth1_token is not None or oauth2_token is not None
+    if oauth1_token is None and oauth2_token is None:
+        _unlink(user_id)
+        return
+    write_link(
+        user_id,
+        oauth1_token,
+        oauth2_token,
+        is_cn=(oauth1_token or {}).get("domain") == "garmin.cn",
+        linked_at=Coalesce("garminconnect_linked_at", timezone.now()),
+    )
+
+
+def write_link(
+    user_id: int,
+    oauth1_token: dict[str, Any] | None,
+    oauth2_token: dict[str, Any] | None,
+    *,
+    is_cn: bool,
+    linked_at: Any,
+    actor: str | None = None,
+) -> None:
+    """Write a session and the link's health, then tell host projects."""
     with _rows.atomic():
+        relinked = _rows.lock_row(user_id).is_linked("garminconnect")
         _rows.update(
             user_id,
             **session_columns(oauth2_token),
             garminconnect_oauth1=oauth1_token,
             garminconnect_is_cn=is_cn,
-            garminconnect_linked_at=Coalesce("garminconnect_linked_at", timezone.now()),
+            garminconnect_linked_at=linked_at,
         )
-        _trail.note(user_id, "garminconnect", Event.LINKED if linked else Event.UNLINKED)
-    if linked:
+        event = Event.RELINKED if relinked else Event.LINKED
+        _trail.note(user_id, "garminconnect", event, actor=actor)
         _rows.send_after_commit(account_linked, user_id, "garminconnect")
 
 
@@ -139,6 +162,10 @@ def unlink_garminconnect_account(user_id: int) -> None:
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
+    _unlink(user_id)
+
+
+def _unlink(user_id: int) -> None:
     linked = _trail.unlink(
         user_id,
         "garminconnect",

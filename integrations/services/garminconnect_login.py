@@ -37,11 +37,10 @@ from ..garminconnect import client
 from ..garminconnect.client import MfaRequired, Session
 from ..metrics import count_failure
 from ..models import GarminConnectAttempt, GarminConnectLogin, LinkStatus
-from ..signals import account_linked
 from . import _rows, _trail
 from ._rows import database_errors
 from ._trail import Actor, Event
-from .garminconnect import session_columns
+from .garminconnect import write_link
 
 logger = logging.getLogger("integrations.garminconnect")
 
@@ -316,22 +315,14 @@ def _link(login: GarminConnectLogin, session: Session) -> str:
         deleted, _ = _mine(login).delete()
         if not deleted:
             return "superseded"
-        row = _rows.get_row(login.user_id)
-        relinked = row.is_linked("garminconnect")
-        _rows.update(
+        write_link(
             login.user_id,
-            **session_columns(session.tokens),
-            garminconnect_oauth1=None,
-            garminconnect_is_cn=session.is_cn,
-            garminconnect_linked_at=timezone.now(),
-        )
-        _trail.note(
-            login.user_id,
-            "garminconnect",
-            Event.RELINKED if relinked else Event.LINKED,
+            None,
+            session.tokens,
+            is_cn=session.is_cn,
+            linked_at=timezone.now(),
             actor=Actor.ATHLETE,
         )
-        _rows.send_after_commit(account_linked, login.user_id, "garminconnect")
     return "linked"
 
 
