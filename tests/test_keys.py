@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import threading
 
@@ -10,6 +11,7 @@ from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connection
+from tqdm import tqdm
 
 from integrations import services
 from integrations.exceptions import GarminConnectRelinkRequired, StravaRelinkRequired
@@ -64,6 +66,26 @@ def test_every_secret_of_every_table_turns(alice, bob, linked, link, settings, c
     assert FernetCanary.objects.get().value == keys.CANARY
     assert services.get_strava_access_token(alice.pk) == row_of(alice).strava_token
     assert rotate(capsys) == "rotated: 0  current: 4  unreadable: 0\n"
+
+
+def test_a_rotation_tells_how_far_it_is(alice, bob, linked, link, settings, capsys, monkeypatch):
+    monkeypatch.setattr("integrations.management.progress.REPORT_EVERY", 0)
+    link(bob, BJORN)
+    settings.FERNET_KEYS = [NEW, OLD]
+    assert rotate(capsys).splitlines() == [
+        f"rotated: {rows}  current: 0  unreadable: 0" for rows in (1, 2, 3, 3)
+    ]
+
+
+def test_on_a_terminal_a_bar_tells_it(alice, linked, settings, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    at_once = functools.partial(tqdm, mininterval=0, miniters=1)
+    monkeypatch.setattr("integrations.management.progress.tqdm", at_once)
+    settings.FERNET_KEYS = [NEW, OLD]
+    call_command("rotate_fernet_keys")
+    said = capsys.readouterr()
+    assert "/2" in said.err
+    assert said.out == "rotated: 2  current: 0  unreadable: 0\n"
 
 
 def test_every_encrypted_field_is_covered():

@@ -304,7 +304,7 @@ def test_the_command_is_content_where_another_sweep_is_at_it(athletes, strava):
 
 
 def test_the_command_tells_of_its_progress_in_plain_lines(athletes, strava, monkeypatch):
-    monkeypatch.setattr("integrations.management.commands.refresh_strava_tokens.REPORT_EVERY", 0)
+    monkeypatch.setattr("integrations.management.progress.REPORT_EVERY", 0)
     athletes(3)
     lines = run("--workers", "1").splitlines()
     assert len(lines) == 4

@@ -21,12 +21,18 @@ CANARY = "integrations"
 
 @dataclass
 class RotationCounts:
-    """Rows: `rotated` now, `current` before, `unreadable` by any key, with whose they are."""
+    """Rows: how many there were at the start; then `rotated` now, `current` before, and
+    `unreadable` by any key, with whose they are."""
 
+    rows: int = 0
     rotated: int = 0
     current: int = 0
     unreadable: int = 0
     unreadable_user_ids: list[Any] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        return self.rotated + self.current + self.unreadable
 
 
 @database_errors
@@ -39,8 +45,9 @@ def rotate_fernet_keys(
     only where it still holds what was read, so a token that is refreshed meanwhile is not undone.
     What no key opens is counted and left as it is.
     """
-    counts = RotationCounts()
-    for model, names in _encrypted_models():
+    models = list(_encrypted_models())
+    counts = RotationCounts(rows=sum(model._default_manager.count() for model, _ in models))
+    for model, names in models:
         for row in _rows_of(model, batch_size):
             _rotate_row(model, row, names, counts)
             progress(counts)

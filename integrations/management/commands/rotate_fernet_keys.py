@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from tqdm import tqdm
 
 from integrations import services
 from integrations.exceptions import IntegrationsError
+from integrations.management.progress import progress
 from integrations.services import RotationCounts
 
 
@@ -35,22 +34,21 @@ class Command(BaseCommand):
                 services.plant_fernet_canary(anew=True)
         except IntegrationsError as exc:
             raise CommandError(f"Stopped: {exc.code}. Run it again.") from exc
-        self.stdout.write(
-            f"rotated: {counts.rotated}  current: {counts.current}  unreadable: {counts.unreadable}"
-        )
+        self.stdout.write(_in_words(counts))
         if counts.unreadable:
-            ids = sorted({str(pk) for pk in counts.unreadable_user_ids if pk is not None}, key=int)
+            ids = sorted({pk for pk in counts.unreadable_user_ids if pk is not None})
             self.stdout.write(
                 "No key opens the secrets of these users, who have to connect again: "
-                + ", ".join(ids)
+                + ", ".join(map(str, ids))
             )
 
     def rotate(self, batch_size: int) -> RotationCounts:
-        if not sys.stderr.isatty():
-            return services.rotate_fernet_keys(batch_size)
-        with tqdm(unit=" rows", leave=False) as bar:
+        with progress("rows", self.stdout.write) as report:
+            return services.rotate_fernet_keys(
+                batch_size,
+                lambda counts: report(counts.done, counts.rows, _in_words(counts)),
+            )
 
-            def draw(counts: RotationCounts) -> None:
-                bar.update(counts.rotated + counts.current + counts.unreadable - bar.n)
 
-            return services.rotate_fernet_keys(batch_size, draw)
+def _in_words(counts: RotationCounts) -> str:
+    return f"rotated: {counts.rotated}  current: {counts.current}  unreadable: {counts.unreadable}"
