@@ -1,8 +1,9 @@
 """`make kill`: kill -9 at 200 random moments of connecting, refreshing, syncing and turning keys.
 
-Afterwards every athlete's next request works, or says relink where Strava itself had spent the
-token: nobody can close the moment between its answer and our write. Not part of the tests,
-because what it hits is chance; it prints its seed.
+Each time a process of its own does one of these for an athlete who has both providers linked, and
+is killed before it is through. Afterwards the athlete's next requests work, or say relink where
+the provider itself had spent the token: nobody can close the moment between its answer and our
+write. Not part of the tests, because what it hits is chance; it prints its seed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ import random
 import signal
 import sys
 import time
+import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from itertools import count
+from typing import TYPE_CHECKING
 
 from .benchmarks import database
+
+if TYPE_CHECKING:
+    from integrations.sandbox import Sandbox
+
+    from .soak.traffic import Person
 
 KEYS = ["killing-only-fernet-key-0123456789-abcdefghij-" + end for end in ("one", "two")]
 
@@ -32,109 +41,142 @@ def main() -> int:
         from django.conf import settings
 
         from integrations.sandbox import Sandbox
+        from integrations.sandbox.garmin import hook
         from integrations.sandbox.strava import CLIENT_ID, CLIENT_SECRET
 
-        with Sandbox() as sandbox:
+        with Sandbox() as sandbox, hook.pointed_at(sandbox.url, pauses=False):
             settings.STRAVA_OAUTH_URL = f"{sandbox.url}/oauth"
             settings.STRAVA_API_URL = f"{sandbox.url}/api/v3"
             settings.STRAVA_CLIENT_ID, settings.STRAVA_CLIENT_SECRET = CLIENT_ID, CLIENT_SECRET
             settings.FERNET_KEYS = KEYS
             sandbox.strava.limit_rate(overall=(10**9, 10**9), read=(10**9, 10**9))
-            sandbox.strava.fail("*", "delay", seconds=0.01)
-            counts = kill(options.kills, random.Random(options.seed), sandbox.strava)
-    print(f"{name}, seed {options.seed}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
-    return 1 if counts["LOST"] else 0
+            for provider in (sandbox.strava, sandbox.garmin):
+                provider.fail("*", "delay", seconds=0.01)
+            counts = kill(options.kills, random.Random(options.seed), sandbox)
+    print(f"| {name}, seed {options.seed} | count |\n|---|---|")
+    for what, number in sorted(counts.items()):
+        print(f"| {what} | {number} |")
+    return 1 if any("LOST" in what for what in counts) else 0
 
 
-def kill(kills: int, chance: random.Random, strava: Any) -> Counter[str]:
-    from django.contrib.auth import get_user_model
-    from django.db import connections
-    from django.utils import timezone
+def kill(kills: int, chance: random.Random, sandbox: Sandbox) -> Counter[str]:
+    """What was killed, and what became of the athlete's links then."""
+    from .soak.traffic import add_person
 
-    from integrations import exceptions, services
-    from integrations.models import Gear, UsersIntegrations
-
-    counts = Counter({"kills": 0, "of them midway": 0, "went on": 0, "said relink": 0, "LOST": 0})
-    for number in range(kills):
-        operation = chance.choice([connect, refresh, sync, rotate])
-        user = get_user_model().objects.create(username=f"athlete{number}")
-        athlete_id = 800_000 + user.pk
-        strava.add_athlete(athlete_id, bikes=[bike(athlete_id, each) for each in range(3)])
-        row = services.create_user_integrations(user.pk)
-        services.link_strava_account(row, strava.issue_tokens(athlete_id))
-        code = strava.grant(athlete_id)
-        connections.close_all()  # a child has connections of its own
-        pid = os.fork()
-        if pid == 0:
-            try:
-                operation(user.pk, code)
-            finally:
-                os._exit(0)
-        time.sleep(chance.uniform(0, 0.12))
-        counts["of them midway"] += os.waitpid(pid, os.WNOHANG) == (0, 0)
-        try:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass  # it was through already
-        counts["kills"] += 1
-
-        # The athlete's next request, once the lease of the dead has run out.
-        strava.expire(athlete_id)
-        past = timezone.now() - timedelta(minutes=1)
-        UsersIntegrations.objects.filter(user=user, strava_lease__isnull=False).update(
-            strava_lease_until=past
-        )
-        UsersIntegrations.objects.filter(user=user).update(strava_token_expires_at=past)
-        stored = UsersIntegrations.objects.get(user=user).strava_refresh_token
-        try:
-            works = strava.is_alive(services.get_strava_access_token(user.pk))
-            outcome = "went on" if works else "LOST"
-        except exceptions.StravaRelinkRequired:
-            # Asked only now: a request of the dead may have been on its way to Strava still.
-            outcome = "LOST" if strava.is_alive(stored) else "said relink"
-        except exceptions.IntegrationsError:
-            outcome = "LOST"
-        if outcome == "went on":
-            whole = Gear.objects.filter(user=user).count() in (0, 3)
-            again = services.sync_strava_gear(user.pk)
-            if not whole or Gear.objects.filter(user=user).count() != 3 or again is None:
-                outcome = "LOST"
-        if outcome == "LOST":
-            print(f"lost at {operation.__name__}, number {number}", file=sys.stderr)
-        counts[outcome] += 1
+    counts: Counter[str] = Counter()
+    people = (link(add_person(sandbox, number), sandbox) for number in count())
+    takes = {operation: seconds(operation, people, sandbox) for operation in OPERATIONS}
+    killed = 0
+    while killed < kills:
+        person, operation = next(people), chance.choice(OPERATIONS)
+        process = fork(operation, person, sandbox)
+        time.sleep(chance.uniform(0, takes[operation]))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if not os.WIFSIGNALED(status):
+            continue  # it was through already, which is no kill
+        killed += 1
+        counts[f"killed: {operation.__name__}"] += 1
+        for outcome in next_requests(person, sandbox):
+            counts[outcome] += 1
+            if "LOST" in outcome:
+                print(f"number {killed}, {operation.__name__}: {outcome}", file=sys.stderr)
     return counts
 
 
-def bike(athlete_id: int, number: int) -> dict[str, Any]:
-    return {"id": f"b{athlete_id}{number}", "name": f"Bike {number}", "distance": 1000.0}
-
-
-def connect(user_id: int, code: str) -> None:
+def link(person: Person, sandbox: Sandbox) -> Person:
+    """Both providers, with tokens that the next use renews."""
     from integrations import services
 
-    state = services.begin_strava_authorization(user_id, "http://testserver/").state
-    services.complete_strava_authorization(user_id, state=state, code=code, scope="read")
+    user_id = person.user.pk
+    row = services.create_user_integrations(user_id)
+    services.link_strava_account(row, sandbox.strava.issue_tokens(person.athlete_id, expires_in=60))
+    services.link_garminconnect_account(
+        user_id, None, sandbox.garmin.issue_session(person.email, expires_in=60)
+    )
+    return person
 
 
-def refresh(user_id: int, code: str) -> None:
+def seconds(operation: Operation, people: Iterator[Person], sandbox: Sandbox) -> float:
+    """How long a process is at it, the longer of two that nobody kills."""
+    took = []
+    for person in (next(people), next(people)):
+        started = time.monotonic()
+        _, status = os.waitpid(fork(operation, person, sandbox), 0)
+        if status:
+            raise RuntimeError(f"{operation.__name__} does not even work by itself.")
+        took.append(time.monotonic() - started)
+    return max(took)
+
+
+def fork(operation: Operation, person: Person, sandbox: Sandbox) -> int:
+    """Do it in a process of its own; returns its number."""
+    from django.db import connections
+
+    code = sandbox.strava.grant(person.athlete_id)
+    connections.close_all()  # a child has connections of its own
+    with warnings.catch_warnings(action="ignore"):  # of the sandbox's threads, which stay here
+        process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            operation(person, code)
+            status = 0
+        finally:
+            os._exit(status)
+    return process
+
+
+def next_requests(person: Person, sandbox: Sandbox) -> Iterator[str]:
+    """How both links fare, once the leases of the dead have run out."""
     from django.utils import timezone
 
+    from integrations.models import Gear, UsersIntegrations
+
+    from .soak.traffic import BIKES
+    from .soak.verdict import judge_garmin, judge_strava
+
+    past = timezone.now() - timedelta(minutes=1)
+    rows = UsersIntegrations.objects.filter(user=person.user)
+    for provider, name, judge in (
+        ("strava", "Strava", judge_strava),
+        ("garminconnect", "Garmin", judge_garmin),
+    ):
+        rows.filter(**{f"{provider}_lease__isnull": False}).update(
+            **{f"{provider}_lease_until": past}
+        )
+        gear = Gear.objects.filter(user=person.user, provider=provider).count()
+        outcome = judge(person, sandbox)
+        if gear not in (0, BIKES):
+            outcome = f"LOST: {gear} of {BIKES} pieces of gear were written"
+        if outcome == "not linked":
+            outcome = "LOST: not linked any more"
+        yield f"{name}: {outcome}"
+
+
+# --- What is killed -----------------------------------------------------------------------------
+
+
+def connect(person: Person, code: str) -> None:
     from integrations import services
-    from integrations.models import UsersIntegrations
 
-    expired = timezone.now() - timedelta(minutes=1)
-    UsersIntegrations.objects.filter(user_id=user_id).update(strava_token_expires_at=expired)
-    services.get_strava_access_token(user_id)
+    state = services.begin_strava_authorization(person.user.pk, "http://testserver/").state
+    services.complete_strava_authorization(person.user.pk, state=state, code=code, scope="read")
 
 
-def sync(user_id: int, code: str) -> None:
+def refresh(person: Person, code: str) -> None:
     from integrations import services
 
-    services.sync_strava_gear(user_id)
+    services.get_strava_access_token(person.user.pk)
 
 
-def rotate(user_id: int, code: str) -> None:
+def sync(person: Person, code: str) -> None:
+    from integrations import services
+
+    services.sync_strava_gear(person.user.pk)
+
+
+def rotate(person: Person, code: str) -> None:
     from django.conf import settings
 
     from integrations import services
@@ -142,6 +184,34 @@ def rotate(user_id: int, code: str) -> None:
     settings.FERNET_KEYS = KEYS[::-1]
     services.rotate_fernet_keys()
 
+
+def sign_in(person: Person, code: str) -> None:
+    from integrations import services
+    from integrations.sandbox.garmin import MFA_CODE, PASSWORD
+
+    user_id = person.user.pk
+    attempt = services.begin_garminconnect_login(user_id, person.email, PASSWORD)
+    if services.run_garminconnect_login(user_id, attempt) == "mfa_required":
+        attempt = services.submit_garminconnect_code(user_id, MFA_CODE)
+        assert services.run_garminconnect_mfa(user_id, attempt) == "linked"
+
+
+def refresh_session(person: Person, code: str) -> None:
+    from integrations import services
+
+    services.get_garminconnect_client(person.user.pk)
+
+
+def sync_garmin(person: Person, code: str) -> None:
+    from integrations import services
+
+    services.sync_garminconnect_gear(person.user.pk)
+
+
+Operation = Callable[["Person", str], None]
+OPERATIONS: tuple[Operation, ...] = (
+    connect, refresh, sync, rotate, sign_in, refresh_session, sync_garmin
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

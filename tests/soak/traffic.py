@@ -53,33 +53,34 @@ class Person:
 
 
 def set_up(sandbox: Sandbox) -> list[Person]:
+    sandbox.strava.limit_rate(overall=(10**9, 10**9), read=(10**9, 10**9))
+    sandbox.strava.token_lifetime = TOKEN_LIFETIME
+    sandbox.garmin.token_lifetime = GARMIN_TOKEN_LIFETIME
+    return [add_person(sandbox, number) for number in range(PEOPLE)]
+
+
+def add_person(sandbox: Sandbox, number: int) -> Person:
+    """A user, with an account and gear at both providers; every other one has MFA."""
     from django.contrib.auth import get_user_model
 
-    strava, garmin = sandbox.strava, sandbox.garmin
-    strava.limit_rate(overall=(10**9, 10**9), read=(10**9, 10**9))
-    strava.token_lifetime = TOKEN_LIFETIME
-    garmin.token_lifetime = GARMIN_TOKEN_LIFETIME
-    people = []
-    for number in range(PEOPLE):
-        user = get_user_model().objects.create(username=f"athlete{number}")
-        person = Person(user, 900_000 + number, f"athlete{number}@example.com")
-        strava.add_athlete(
-            person.athlete_id,
-            bikes=[
-                {"id": f"b{person.athlete_id}{each}", "name": f"Bike {each}", "distance": 1000.0}
-                for each in range(BIKES)
-            ],
-        )
-        garmin.add_account(
-            person.email,
-            gear=[
-                GarminGear(100_000 + number * 10 + each, "Bike", f"Bike {each}", "Make", "Model")
-                for each in range(BIKES)
-            ],
-            mfa_code=MFA_CODE if number % 2 else None,
-        )
-        people.append(person)
-    return people
+    user = get_user_model().objects.create(username=f"athlete{number}")
+    person = Person(user, 900_000 + number, f"athlete{number}@example.com")
+    sandbox.strava.add_athlete(
+        person.athlete_id,
+        bikes=[
+            {"id": f"b{person.athlete_id}{each}", "name": f"Bike {each}", "distance": 1000.0}
+            for each in range(BIKES)
+        ],
+    )
+    sandbox.garmin.add_account(
+        person.email,
+        gear=[
+            GarminGear(100_000 + number * 10 + each, "Bike", f"Bike {each}", "Make", "Model")
+            for each in range(BIKES)
+        ],
+        mfa_code=MFA_CODE if number % 2 else None,
+    )
+    return person
 
 
 class Tab(Athlete):
