@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from threading import Lock, Thread
+from threading import Lock, Thread, local
 from typing import Any
 
 import requests
@@ -18,13 +18,14 @@ import urllib3.connection
 from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from urllib3.util.ssltransport import SSLTransport
 
 from .exceptions import InvalidProviderReply, ProviderError, ProviderUnavailable
 
 logger = logging.getLogger("integrations.http")
 
 CONNECT_TIMEOUT = 3  # seconds
-READ_TIMEOUT = 10  # seconds, for the whole body: a byte a second must not hold a worker
+READ_TIMEOUT = 10  # seconds, for the whole answer: a byte a second must not hold a worker
 MAX_BODY = 1024 * 1024  # bytes; the largest honest answer is a few kilobytes
 
 
@@ -33,57 +34,94 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-class _Watchdog:
-    """Hangs up on whoever has not sent a whole head of an answer in time.
+class _Watch:
+    """One answer's time, from when it is waited for until it is whole."""
 
-    A socket's timeout is for one read: a status line and headers at a byte a second would never
-    reach it, and hold a worker, and a token's lease, for hours. One thread for all connections.
+    __slots__ = ("deadline", "late", "socket")
+
+    def __init__(self) -> None:
+        self.deadline = 0.0
+        self.late = False  # then the connection was cut
+        self.socket: Any = None
+
+    def hang_up(self) -> None:
+        self.late = True
+        plain = self.socket
+        while isinstance(plain, SSLTransport):  # TLS within that of a proxy
+            plain = plain.socket
+        with suppress(OSError):
+            # The plain socket's, for the reader has a TLS object in its hands.
+            socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+
+class _Watchdog:
+    """Hangs up on whoever has not sent a whole answer in time.
+
+    A socket's timeout is for one read: a head, the size of a chunk, trailers or empty blocks of
+    gzip at a byte a second would never reach it, and hold a worker, and a token's lease, for hours.
+    One thread for all connections.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._deadlines: dict[socket.socket, float] = {}
+        self._watches: set[_Watch] = set()
+        self._current = local()
         self._thread: Thread | None = None
 
     @contextmanager
-    def watch(self, sock: socket.socket) -> Iterator[None]:
-        """Raises TimeoutError if it had to hang up: a head cut off looks like a whole one."""
+    def watch(self) -> Iterator[_Watch]:
+        """Watch over what this thread asks for within; from `begin` on."""
+        watch = self._current.watch = _Watch()
+        try:
+            yield watch
+        finally:
+            self._current.watch = None
+            with self._lock:
+                self._watches.discard(watch)
+
+    def begin(self, sock: Any) -> _Watch:
+        """The request has been sent: its answer's time begins."""
+        watch: _Watch = self._current.watch
+        watch.socket = sock
+        watch.deadline = time.monotonic() + READ_TIMEOUT
         with self._lock:
-            self._deadlines[sock] = time.monotonic() + READ_TIMEOUT
+            self._watches.add(watch)
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="http-watchdog", daemon=True)
                 self._thread.start()
-        try:
-            yield
-        finally:
-            with self._lock:
-                in_time = self._deadlines.pop(sock, None) is not None
-        if not in_time:
-            raise TimeoutError
+        return watch
 
     def _run(self) -> None:
         while True:
             time.sleep(0.25)
             now = time.monotonic()
             with self._lock:
-                late = [sock for sock, deadline in self._deadlines.items() if deadline < now]
-                for sock in late:
-                    del self._deadlines[sock]
-                    with suppress(OSError):
-                        # The plain socket's, for the reader has a TLS object in its hands.
-                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                late = [watch for watch in self._watches if watch.deadline < now]
+                for watch in late:
+                    self._watches.discard(watch)
+                    watch.hang_up()
 
 
-class _HTTPConnection(urllib3.connection.HTTPConnection):
+class _Watched:
+    """A connection whose answers have the time that the watchdog gives them."""
+
+    sock: Any
+
     def getresponse(self) -> Any:
-        with _watchdog.watch(self.sock):
-            return super().getresponse()
+        watch = _watchdog.begin(self.sock)
+        response = super().getresponse()  # type: ignore[misc]
+        if watch.late:  # a head cut off looks like a whole one
+            response.close()
+            raise TimeoutError
+        return response
 
 
-class _HTTPSConnection(urllib3.connection.HTTPSConnection):
-    def getresponse(self) -> Any:
-        with _watchdog.watch(self.sock):
-            return super().getresponse()
+class _HTTPConnection(_Watched, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Watched, urllib3.connection.HTTPSConnection):
+    pass
 
 
 class _HTTPPool(urllib3.HTTPConnectionPool):
@@ -108,23 +146,24 @@ class DeadlineAdapter(HTTPAdapter):
     def send(  # type: ignore[override]
         self, request: requests.PreparedRequest, stream: bool = False, **kwargs: Any
     ) -> requests.Response:
-        deadline = time.monotonic() + CONNECT_TIMEOUT + READ_TIMEOUT
-        response = super().send(request, stream=True, **kwargs)
-        body = b""
-        try:
-            # read1, because iter_content gives a slow body back only when it is whole.
-            while chunk := response.raw.read1(8192, decode_content=True):
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise TooLong
-                if time.monotonic() > deadline:
+        with _watchdog.watch() as watch:
+            response = super().send(request, stream=True, **kwargs)
+            body = b""
+            try:
+                # read1, because iter_content gives a slow body back only when it is whole.
+                while chunk := response.raw.read1(8192, decode_content=True):
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        raise TooLong
+                # Whether it was cut off, only its length or its last chunk can tell.
+                if watch.late and not response.raw.chunked:
                     raise requests.ReadTimeout
-        except OSError:
-            response.raw.close()
-            raise
-        except urllib3.exceptions.HTTPError as exc:
-            response.raw.close()
-            raise requests.ConnectionError(exc) from exc
+            except OSError:
+                response.raw.close()
+                raise
+            except urllib3.exceptions.HTTPError as exc:
+                response.raw.close()
+                raise requests.ConnectionError(exc) from exc
         response._content = body
         response._content_consumed = True  # type: ignore[attr-defined]
         return response

@@ -9,6 +9,7 @@ the same operation ends once the provider is well.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import itertools
 import json
 import re
@@ -25,9 +26,11 @@ import pytest
 import requests
 from django.urls import reverse
 from django.utils import timezone
+from urllib3.util.ssltransport import SSLTransport
 
 from integrations import services, tasks
 from integrations.exceptions import IntegrationsError, error_by_code
+from integrations.http import _Watchdog
 from integrations.models import GarminConnectLogin, Gear, LinkStatus, UsersIntegrations
 from integrations.sandbox.faults import FAULTS
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
@@ -888,36 +891,90 @@ def test_the_page_says_it_in_words(name, answer, world, trouble):
     assert re.search(WORDS[cell.says], f"{said[0]} {error['message'] if error else ''}")
 
 
-def test_an_answer_whose_head_comes_a_byte_at_a_time_holds_nobody(world, settings, monkeypatch):
-    """The sandbox lets bodies drip; this is the same before there is a body."""
-    operation = Refresh()
-    operation.prepare(world)
-    become_impatient(monkeypatch)
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n"
+# Whatever may be sent for ever without an end: what comes at once, and what then comes bit by bit.
+ENDLESS = {
+    "head": (b"", OK + b"X-Long: " + b"a" * 500),
+    "body": (OK + b"\r\n{", b" " * 500),
+    "body of a length": (OK + b"Content-Length: 600\r\n\r\n{", b" " * 500),
+    "size of a chunk": (CHUNKED + b"\r\n5;", b"a" * 500),
+    "trailers": (CHUNKED + b"\r\n1\r\n{\r\n0\r\n", b"X: y\r\n" * 100),
+    "empty blocks of gzip": (
+        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"")[:10],
+        b"\0\0\0\xff\xff" * 100,
+    ),
+}
+
+
+@contextlib.contextmanager
+def bit_by_bit(at_once, rest):
+    """Serve one answer whose rest comes a byte at a time; gives the address."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def drip():
         connection, _ = server.accept()
         with connection, contextlib.suppress(OSError):
             connection.recv(65536)
-            for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 500:
+            connection.sendall(at_once)
+            for byte in rest:
                 connection.sendall(bytes([byte]))
                 time.sleep(DRIP)
 
     thread = threading.Thread(target=drip)
     thread.start()
-    settings.STRAVA_OAUTH_URL = f"http://127.0.0.1:{server.getsockname()[1]}/oauth"
-    started = time.monotonic()
     try:
-        told = operation.act(world)
-        took = time.monotonic() - started
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
     finally:
         thread.join()
         server.close()
 
-    assert told.code == "provider_unavailable"
-    assert took < 3  # the head is 5 seconds long
+
+@pytest.mark.parametrize("shape", ENDLESS)
+def test_an_answer_that_never_ends_holds_nobody(shape, world, settings, monkeypatch):
+    """The sandbox lets bodies drip; this is all else that may."""
+    operation = Refresh()
+    operation.prepare(world)
+    become_impatient(monkeypatch)
+    with bit_by_bit(*ENDLESS[shape]) as address:
+        settings.STRAVA_OAUTH_URL = f"{address}/oauth"
+        started = time.monotonic()
+        told = operation.act(world)
+        took = time.monotonic() - started
+
+    assert told.code in ("provider_unavailable", "invalid_provider_reply")
+    assert took < 3  # it is 5 seconds long
     assert world.row.strava_status == LinkStatus.LINKED
     assert world.row.strava_lease is None
+
+
+def test_a_pair_that_came_whole_is_kept_though_what_follows_never_ends(
+    world, settings, monkeypatch
+):
+    """The former refresh token is dead by then: to drop the new one is to lose the link."""
+    operation = Refresh()
+    operation.prepare(world)
+    become_impatient(monkeypatch)
+    pair = json.dumps(world.strava.issue_tokens(ALICE)).encode()
+    answer = CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n" % (len(pair), pair)
+    with bit_by_bit(answer, b"X: y\r\n" * 100) as address:
+        settings.STRAVA_OAUTH_URL = f"{address}/oauth"
+        assert operation.act(world).code == "works"
+
+    assert world.row.strava_token == json.loads(pair)["access_token"]
+
+
+def test_behind_tls_within_that_of_a_proxy_the_plain_socket_is_cut(monkeypatch):
+    monkeypatch.setattr("integrations.http.READ_TIMEOUT", 0.1)
+    ours, theirs = socket.socketpair()
+    layered = SSLTransport.__new__(SSLTransport)
+    layered.socket = ours
+    watchdog = _Watchdog()
+    with ours, theirs, watchdog.watch():
+        watchdog.begin(layered)
+        theirs.settimeout(5)
+        assert theirs.recv(1) == b""  # hung up
+        assert watchdog._thread.is_alive()
 
 
 # --- The control, and the table itself ----------------------------------------------------------
