@@ -1,22 +1,26 @@
 """The admin for staff: what is linked and what needs help, and never a secret.
 
 Nothing here is editable, because no edit could do anything but break a link. What staff can do
-about one are the two actions, which call services.
+about one are the actions, which call services.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.db import models, transaction
 from django.db.models import Count, OuterRef, QuerySet, Subquery
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
+from django.utils.html import format_html_join
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -24,6 +28,10 @@ from . import services, tasks
 from .exceptions import IntegrationsError
 from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
 from .services.status import health_message, link_error
+
+# Rows for one press of an action: within the time that a request has.
+AT_ONCE = 200
+NAMED = 20  # rows to be told of by name
 
 
 def _health(status: LinkStatus, code: str) -> str:
@@ -132,20 +140,15 @@ class StravaScopeFilter(StoredValuesFilter):
     parameter_name = "strava_scope"
 
 
-@admin.register(LinkEvent)
-class LinkEventAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The trail, to read and to search."""
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """What stands here is somebody else's doing, to read and to search."""
 
-    list_display = ("at", "user", "provider", "event", "code", "actor", "actor_user")
-    list_filter = ("event", "provider", "actor", "at")
-    list_select_related = ("user", "actor_user")
     list_per_page = 100
+    list_select_related: ClassVar[tuple[str, ...]] = ("user",)
     show_full_result_count = False
-    ordering = ("-at", "-id")
-    actions = None
 
-    def get_search_fields(self, request: HttpRequest) -> list[str]:
-        return ["code", *_user_search_fields()]
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).select_related("user")  # whom a row's name tells
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -153,34 +156,49 @@ class LinkEventAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+
+class GoesWithItsUser(ReadOnlyAdmin):
+    """What is deleted only along with its user, about whom Django asks here as well."""
+
+    ordering: ClassVar[tuple[str, ...]] = ("-id",)
+    actions = None
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Only along with its user, about whose deletion Django asks here as well.
         match = request.resolver_match
-        if match is None or (match.url_name or "").startswith("integrations_linkevent_"):
+        own = f"{self.opts.app_label}_{self.opts.model_name}_"
+        if match is None or (match.url_name or "").startswith(own):
             return False
         return super().has_delete_permission(request, obj)
 
 
+@admin.register(LinkEvent)
+class LinkEventAdmin(GoesWithItsUser):
+    """The trail."""
+
+    list_display = ("at", "user", "provider", "event", "code", "by")
+    list_filter = ("event", "provider", "actor", "at")
+    list_select_related = ("user", "actor_user")
+    ordering = ("-at", "-id")
+
+    def get_search_fields(self, request: HttpRequest) -> list[str]:
+        return ["code", *_user_search_fields()]
+
+    @admin.display(description=_("By"), ordering="actor")
+    def by(self, event: LinkEvent) -> str:
+        who = str(event.get_actor_display())
+        named = event.actor_user is not None and event.actor != LinkEvent.Actor.ATHLETE
+        return f"{who}: {event.actor_user}" if named else who
+
+
 @admin.register(Gear)
-class GearAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class GearAdmin(GoesWithItsUser):
     """Gear as the providers list it; each synchronisation would undo an edit."""
 
     list_display = ("__str__", "user", "provider", "kind", "kilometres", "primary", "retired")
     list_filter = ("provider", "kind", "retired", "primary")
-    list_select_related = ("user",)
-    list_per_page = 100
-    show_full_result_count = False
-    ordering = ("-id",)
-    actions = None
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         return ["name", "brand", "model", *_user_search_fields()]
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     @admin.display(description=_("km"), ordering="distance")
     def kilometres(self, gear: Gear) -> str:
@@ -188,16 +206,16 @@ class GearAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(UsersIntegrations)
-class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class UsersIntegrationsAdmin(ReadOnlyAdmin):
     list_display = (
         "user",
         "strava",
         "strava_health",
-        "strava_token_expires_at",
-        "scopes",
         "garminconnect",
         "garminconnect_health",
         "gear_count",
+        "strava_token_expires_at",
+        "scopes",
     )
     list_filter = (
         StravaStatusFilter,
@@ -207,9 +225,6 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         GarminConnectErrorFilter,
         StravaScopeFilter,
     )
-    list_select_related = ("user",)
-    list_per_page = 100
-    show_full_result_count = False
     ordering = ("-id",)
     actions = (
         "refresh_strava",
@@ -219,7 +234,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "sync_gear",
     )
     fieldsets = (
-        (None, {"fields": ("user", "created_at")}),
+        (None, {"fields": ("user", "created_at", "more")}),
         (
             _("Strava"),
             {
@@ -283,12 +298,6 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "strava_refresh_token",
         )
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
     def delete_model(self, request: HttpRequest, obj: UsersIntegrations) -> None:
         with services.acting_as("staff", request.user.pk):
             super().delete_model(request, obj)
@@ -312,6 +321,17 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Who may use the actions: Django's change permission, though no form uses it."""
         return request.user.has_perm("integrations.change_usersintegrations")
 
+    @admin.display(description=_("Elsewhere"))
+    def more(self, row: UsersIntegrations) -> str:
+        return format_html_join(
+            " · ",
+            '<a href="{}?user={}">{}</a>',
+            (
+                (reverse(f"admin:integrations_{name}_changelist"), row.user_id, label)
+                for name, label in (("linkevent", _("The trail")), ("gear", _("Gear")))
+            ),
+        )
+
     @admin.display(description=_("Strava"))
     def strava(self, row: UsersIntegrations) -> str:
         return str(row.strava_status.label)
@@ -320,7 +340,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def garminconnect(self, row: UsersIntegrations) -> str:
         return str(row.garminconnect_status.label)
 
-    @admin.display(description=_("Health"), ordering="strava_error")
+    @admin.display(description=_("Strava health"), ordering="strava_error")
     def strava_health(self, row: UsersIntegrations) -> str:
         return _health(row.strava_status, link_error(row, "strava"))
 
@@ -328,7 +348,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def strava_told(self, row: UsersIntegrations) -> str:
         return _told("strava", link_error(row, "strava"))
 
-    @admin.display(description=_("Health"), ordering="garminconnect_error")
+    @admin.display(description=_("Garmin health"), ordering="garminconnect_error")
     def garminconnect_health(self, row: UsersIntegrations) -> str:
         return _health(row.garminconnect_status, link_error(row, "garminconnect"))
 
@@ -363,7 +383,13 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description=_("Disconnect from Strava"), permissions=["act_on_links"])
     def disconnect_strava(
         self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
-    ) -> None:
+    ) -> HttpResponse | None:
+        if "confirmed" not in request.POST:
+            meaning = _(
+                "Access is revoked at Strava, and the gear that came from there is deleted here. "
+                "To connect again, the athletes have to come back themselves."
+            )
+            return self._confirm(request, queryset, meaning)
         self._for_each(
             request,
             queryset,
@@ -371,6 +397,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
             _("Disconnected from Strava by hand."),
         )
+        return None
 
     @admin.action(description=_("Refresh Garmin sessions now"), permissions=["act_on_links"])
     def refresh_garminconnect(
@@ -387,7 +414,13 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description=_("Disconnect from Garmin Connect"), permissions=["act_on_links"])
     def disconnect_garminconnect(
         self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
-    ) -> None:
+    ) -> HttpResponse | None:
+        if "confirmed" not in request.POST:
+            meaning = _(
+                "The sessions and the gear that came from Garmin are deleted here. To connect "
+                "again, the athletes have to come back and enter their passwords."
+            )
+            return self._confirm(request, queryset, meaning)
         self._for_each(
             request,
             queryset,
@@ -395,6 +428,7 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
             _("Disconnected from Garmin Connect by hand."),
         )
+        return None
 
     @admin.action(description=_("Synchronise gear soon"), permissions=["act_on_links"])
     def sync_gear(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
@@ -406,9 +440,44 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             request,
             queryset,
             enqueue,
-            lambda n: ngettext("%d athlete’s gear", "%d athletes’ gear", n) % n,
+            lambda n: (
+                ngettext(
+                    "The gear of %d athlete will be synchronised.",
+                    "The gear of %d athletes will be synchronised.",
+                    n,
+                )
+                % n
+            ),
             _("Gear synchronisation started by hand."),
         )
+
+    def _confirm(
+        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations], meaning: Any
+    ) -> HttpResponse | None:
+        """Ask before what cannot be taken back; the answer comes as the same action, confirmed."""
+        if self._are_too_many(request, queryset):
+            return None
+        action = request.POST["action"]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": getattr(self, action).short_description,
+            "meaning": meaning,
+            "opts": self.opts,
+            "count": queryset.count(),
+            "users": [row.user for row in queryset[:NAMED]],
+            "action": action,
+            "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
+            "select_across": request.POST.get("select_across", "0"),
+            "checkbox": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "admin/integrations/confirm_action.html", context)
+
+    def _are_too_many(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> bool:
+        if queryset.count() <= AT_ONCE:
+            return False
+        words = _("Choose at most %d: each of them is asked about at the provider.") % AT_ONCE
+        self.message_user(request, words, messages.ERROR)
+        return True
 
     def _for_each(
         self,
@@ -419,15 +488,22 @@ class UsersIntegrationsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         trail: Any,
     ) -> None:
         """Run a service for each row: one that fails is named and stops no other."""
-        count = 0
-        for row in queryset.select_related("user"):
+        if self._are_too_many(request, queryset):
+            return
+        count, failed = 0, []
+        for row in queryset:
             try:
                 with services.acting_as("staff", request.user.pk):
                     service(row.user_id)
             except IntegrationsError as exc:
-                self.message_user(request, f"{row.user}: {exc.user_message}", messages.WARNING)
+                failed.append(f"{row.user}: {exc.user_message}")
             else:
                 count += 1
                 self.log_change(request, row, str(trail))
+        for words in failed[:NAMED]:
+            self.message_user(request, words, messages.WARNING)
+        if (more := len(failed) - NAMED) > 0:
+            others = ngettext("%d other failed too.", "%d others failed too.", more) % more
+            self.message_user(request, others, messages.WARNING)
         if count:
             self.message_user(request, summary(count), messages.SUCCESS)

@@ -72,7 +72,8 @@ def check_fernet_canary(
             hint=(
                 "Add the key that they were stored with to FERNET_KEYS, after the newest. If it is "
                 "lost for good, those athletes have to connect again; then run "
-                "`rotate_fernet_keys --accept-loss`."
+                "`rotate_fernet_keys --accept-loss`, after `migrate --skip-checks` where a "
+                "migration is pending."
             ),
             id="integrations.E004",
         )

@@ -114,11 +114,15 @@ _QUOTE = r"""\\{0,8}+["']"""
 _START = r"(?:(?<![0-9A-Za-z])|(?<=%[0-9a-fA-F]{2})|(?<=\\[nrt]))"
 _SECRETS = re.compile(
     rf"""
+    # All of a list of keys, as it stands in the environment.
+    (?P<keys> (?i:fernet_keys) (?: \s*+=\s*+ | %(?:25)*+3[dD] ) )
+    (?! \[redacted\] ) [^\s"'\\&;()[\]{{}}<>]++
+    |
     # key=value, "key": "value" and 'key': 'value', also escaped within another string or a query,
     # in a pair ('key', 'value'), and with a list or an object for a value.
     (?P<key>
         {_NAMES}
-        (?: {_QUOTE} \s*+ : \s*+ | ' \s*+ , \s*+ (?=b?') | \s*+=\s*+ | \s*+=>\s*+ | %3[dD]
+        (?: {_QUOTE} \s*+ : \s*+ | ' \s*+ , \s*+ (?=b?') | \s*+=\s*+ | \s*+=>\s*+ | %(?:25)*+3[dD]
             | \s*+:\s*+(?=b?{_QUOTE}|[\[({{]) )
         (?P<list>[\[({{]\s*+)?
         b?(?P<quote>{_QUOTE})?
@@ -138,7 +142,7 @@ _SECRETS = re.compile(
     # digit and is not short: an error code, a status or a task's state is not.
     (?P<word>
         (?: (?<![A-Za-z]) (?i:code|state) | (?<=[a-z]) (?:Code|State) )
-        (?: {_QUOTE} \s*+ : \s*+ | ' \s*+ , \s*+ (?=b?') | \)? \s*+=\s*+ | %3[dD] )
+        (?: {_QUOTE} \s*+ : \s*+ | ' \s*+ , \s*+ (?=b?') | \)? \s*+=\s*+ | %(?:25)*+3[dD] )
         (?:[\[(]\s*+)? (?:{_QUOTE})?
     )
     {_LIKELY}
@@ -160,14 +164,30 @@ _SECRETS = re.compile(
     {_START} eyJ (?: [\w-]{{8,}}+ \. [\w-]{{8,}}+ (?: \. [\w-]*+ )*+ | [\w-]{{40,}}+ =*+ )
     |
     {_START} gAAAA[\w-]{{40,}}+ =*+  # a Fernet token
+    |
+    {_START} ST-\d++-[\w-]{{8,}}+  # a service ticket of Garmin's sign-in
     """,
     re.VERBOSE,
 )
 _SECRET_NAME = re.compile(rf"{_NAMES}\Z", re.VERBOSE)
 # One of these is in whatever the pattern matches.
-_SIGNS = ("=", '"', "'", "@", "eyj", "gaaaa", "bearer", "basic", "cookie:", "%3d", ":")
+_SIGNS = (
+    "=",
+    '"',
+    "'",
+    "@",
+    "eyj",
+    "gaaaa",
+    "bearer",
+    "basic",
+    "cookie:",
+    "%3d",
+    "%25",
+    "st-",
+    ":",
+)
 # What stands before a secret and is no part of it.
-_KEPT = ("key", "word", "prose", "header", "scheme", "address")
+_KEPT = ("keys", "key", "word", "prose", "header", "scheme", "address")
 _HEX = re.compile(r"[0-9a-fA-F]{40}")
 REDACTED = "[redacted]"
 _FORMATTER = logging.Formatter()

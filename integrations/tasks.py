@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import uuid
+from datetime import datetime
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.tasks import Task, task
 
 from . import services
@@ -21,7 +23,7 @@ _URGENT = 50
 def enqueue(work: Task[..., Any], *args: Any) -> None:
     """Hand work to a worker. Raises TaskQueueUnavailable if the task backend does not take it."""
     try:
-        work.enqueue(*args)
+        _enqueue(work, *args)
     except Exception as exc:  # each backend has errors of its own
         event = {"event": "tasks.not_taken"}
         logger.error("task %s was not taken: %s", work.name, type(exc).__name__, extra=event)
@@ -29,26 +31,44 @@ def enqueue(work: Task[..., Any], *args: Any) -> None:
         raise TaskQueueUnavailable from exc
 
 
-@task(priority=_URGENT)
-def sign_in_to_garminconnect(user_id: int, attempt: str) -> str:
-    return services.run_garminconnect_login(user_id, uuid.UUID(attempt))
+def _enqueue(work: Task[..., Any], *args: Any) -> None:
+    # Arguments are JSON, and a host project's users may have UUIDs for keys.
+    work.enqueue(*(str(arg) if isinstance(arg, uuid.UUID) else arg for arg in args))
+
+
+def _key(user_id: Any) -> Any:
+    """A user's key as it was before it became JSON."""
+    return get_user_model()._meta.pk.to_python(user_id)
 
 
 @task(priority=_URGENT)
-def answer_garminconnect_mfa(user_id: int, attempt: str) -> str:
-    return services.run_garminconnect_mfa(user_id, uuid.UUID(attempt))
+def sign_in_to_garminconnect(user_id: Any, attempt: str) -> str:
+    return services.run_garminconnect_login(_key(user_id), uuid.UUID(attempt))
+
+
+@task(priority=_URGENT)
+def answer_garminconnect_mfa(user_id: Any, attempt: str) -> str:
+    return services.run_garminconnect_mfa(_key(user_id), uuid.UUID(attempt))
 
 
 @task
 def sync_gear(
-    user_id: int, provider: str, actor: str = "system", actor_id: int | None = None
+    user_id: Any, provider: str, actor: str = "system", actor_id: Any = None
 ) -> dict[str, int] | str:
     """By whom is for the trail: services.acting() where it was asked for."""
     try:
-        with services.acting_as(actor, actor_id):
-            return services.sync_gear(user_id, provider)._asdict()
+        with services.acting_as(actor, _key(actor_id)):
+            return services.sync_gear(_key(user_id), provider)._asdict()
     except IntegrationsError as exc:  # noted on the row; the next one is due after a while
         return exc.code
+
+
+@task
+def sync_taken_gear(user_id: Any, provider: str, until: str) -> dict[str, int] | str:
+    """What take_due_gear_syncs has given out until then, if it was not given out again since."""
+    if not services.is_gear_sync_taken(_key(user_id), provider, datetime.fromisoformat(until)):
+        return "superseded"
+    return sync_gear.call(user_id, provider)
 
 
 @task
@@ -56,9 +76,12 @@ def sync_due_gear() -> int:
     """Enqueue a synchronisation for everyone whose gear is due."""
     count = 0
     for provider in services.PROVIDERS:
-        while user_ids := services.take_due_gear_syncs(provider):
+        while True:
+            user_ids, until = services.take_due_gear_syncs(provider)
+            if not user_ids:
+                break
             for user_id in user_ids:
-                sync_gear.enqueue(user_id, provider)
+                _enqueue(sync_taken_gear, user_id, provider, until.isoformat())
             count += len(user_ids)
     return count
 
@@ -74,16 +97,14 @@ def forget_old_link_events() -> int:
 
 
 @task
-def confirm_strava_revocation(user_id: int) -> str:
-    return services.confirm_strava_revocation(user_id)
+def confirm_strava_revocation(user_id: Any) -> str:
+    return services.confirm_strava_revocation(_key(user_id))
 
 
 @task
 def confirm_due_strava_revocations() -> int:
-    """Enqueue the confirmation of every revocation that none has brought to an end."""
-    count = 0
-    while user_ids := services.take_due_strava_checks():
-        for user_id in user_ids:
-            confirm_strava_revocation.enqueue(user_id)
-        count += len(user_ids)
-    return count
+    """Enqueue the confirmation of revocations that none has brought to an end."""
+    user_ids = services.take_due_strava_checks()
+    for user_id in user_ids:
+        _enqueue(confirm_strava_revocation, user_id)
+    return len(user_ids)

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 from django.contrib import messages
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import redirect_to_login
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
@@ -90,6 +92,9 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not request.user.is_authenticated and wants_json(request):
             return error_response("login_required", _("Please log in first."), 401)
+        if not request.user.is_authenticated and request.method not in ("GET", "HEAD"):
+            # A press after the session has ended: the login should not lead back to a POST's URL.
+            return redirect_to_login(reverse("integrations:settings"))
         with services.acting_as("athlete", request.user.pk):
             return for_people(request, *args, **kwargs)
 

@@ -29,7 +29,7 @@ _PORT = re.compile(r"^(\[.*\]|[^:]*):\d+$")
 
 
 def client_network(request: HttpRequest) -> str:
-    """Where a request comes from: an IPv4 address, or the /64 that one customer has of IPv6.
+    """Where a request comes from: an IPv4 address, or the /48 that one customer may have of IPv6.
 
     A proxy is believed what it appends to X-Forwarded-For if it is one of TRUSTED_PROXIES, or at
     the other end of a socket in the file system; what stands before that anybody can have
@@ -48,7 +48,7 @@ def client_network(request: HttpRequest) -> str:
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped:
             return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
+        return str(ipaddress.ip_network((parsed, 48), strict=False))
     return str(parsed)
 
 
@@ -64,6 +64,11 @@ def _is_trusted(address: str) -> bool:
     )
 
 
+def _count(key: str) -> int:
+    cache.add(key, 0, WINDOW)
+    return cache.incr(key)
+
+
 class ThrottledForm(AuthenticationForm):
     """Counts wrong passwords in Django's cache, and from too many on accepts none, right or wrong:
     or guessing could go on and see when it is right."""
@@ -71,27 +76,24 @@ class ThrottledForm(AuthenticationForm):
     throttled = False
 
     def clean(self) -> dict[str, Any]:
-        counted = dict(self._keys())
-        keys = list(counted)
+        if not self.cleaned_data.get("password"):
+            return super().clean()  # nothing is tried
+        keys = dict(self._keys())
+        # Before the password is looked at, or many at once would all find that there is room left.
         # A cache that is down keeps nobody out.
         with suppress(Exception):
-            counts = cache.get_many(keys)
-            self.throttled = any(counts.get(key, 0) >= most for key, most in counted.items())
+            # The narrower first: what it has stopped counts no further.
+            self.throttled = any(_count(key) > most for key, most in keys.items())
         if self.throttled:
             raise ValidationError(
                 _("Too many wrong passwords. Please try again in five minutes."), code="throttled"
             )
-        try:
-            cleaned: dict[str, Any] = super().clean()
-        except ValidationError:
-            with suppress(Exception):
-                for key in keys:
-                    cache.add(key, 0, WINDOW)
-                    cache.incr(key)
-            raise
-        if self.get_user() is not None:  # and not merely a form without a password
-            with suppress(Exception):
-                cache.delete(keys[0])
+        cleaned: dict[str, Any] = super().clean()
+        # It was right: none of the wrong ones.
+        with suppress(Exception):
+            for key in keys:
+                cache.decr(key)
+            cache.delete(next(iter(keys)))
         return cleaned
 
     def _keys(self) -> Iterator[tuple[str, int]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
+from django.db import connection
+from django.test import Client
 
 from integrations.models import UsersIntegrations
 from project.login import client_network
@@ -132,9 +136,9 @@ def test_behind_a_proxy_elsewhere_is_what_the_proxy_says(alice, client):
         (["127.0.0.1"], "", "192.0.2.1", "192.0.2.1"),  # gunicorn at a socket in the file system
         (["127.0.0.1"], "", "", ""),
         (["127.0.0.1"], "127.0.0.1", "192.0.2.1:51234", "192.0.2.1"),
-        (["127.0.0.1"], "127.0.0.1", "[2001:db8:0:1::5]:51234", "2001:db8:0:1::/64"),
+        (["127.0.0.1"], "127.0.0.1", "[2001:db8:0:1::5]:51234", "2001:db8::/48"),
         (["127.0.0.1"], "127.0.0.1", "nonsense", ""),
-        (["::1"], "::1", "2001:db8:0:1::5", "2001:db8:0:1::/64"),
+        (["::1"], "::1", "2001:db8:0:1::5", "2001:db8::/48"),
         (["::1"], "::ffff:192.0.2.1", "", "192.0.2.1"),
     ],
 )
@@ -178,8 +182,8 @@ def test_one_network_cannot_try_one_password_on_everybody(alice, client):
 
 def test_many_networks_cannot_guess_one_password(alice, client):
     for n in range(200):
-        log_in(client, f"wrong-{n}", REMOTE_ADDR=f"2001:db8:0:{n}::1")
-    assert log_in(client, "alice-demo", REMOTE_ADDR="2001:db8:1::1").status_code == 429
+        log_in(client, f"wrong-{n}", REMOTE_ADDR=f"2001:db8:{n:x}::1")
+    assert log_in(client, "alice-demo", REMOTE_ADDR="2001:db8:fff::1").status_code == 429
 
 
 def test_where_nobody_says_which_network_it_is_nobody_shares_one(alice, client):
@@ -201,3 +205,39 @@ def test_cookies_are_as_strict_as_they_can_be(alice, client):
     # Lax: the return from Strava is a cross-site navigation (see the browser's journey).
     for cookie in (session, csrf):
         assert (cookie["samesite"], cookie["httponly"]) == ("Lax", True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_guesses_at_the_same_moment_are_no_more_than_one_after_another(alice, monkeypatch):
+    judged, gate = [], threading.Barrier(16)
+
+    def judge(request=None, **credentials):
+        judged.append(credentials)
+
+    monkeypatch.setattr("django.contrib.auth.forms.authenticate", judge)
+
+    def guess():
+        gate.wait(10)
+        log_in(Client(), "wrong")
+        connection.close()
+
+    threads = [threading.Thread(target=guess) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(judged) == 10
+
+
+def test_one_line_of_ipv6_is_one_network(alice, client):
+    for n in range(25):  # of the 256 that a home may have
+        for _ in range(10):
+            log_in(client, "wrong", REMOTE_ADDR=f"2001:db8:0:{n:x}::1")
+    assert log_in(client, "alice-demo", REMOTE_ADDR="2001:db8:5:1::1").status_code == 302
+
+
+@pytest.mark.parametrize("path", LIMITS)
+def test_a_press_after_the_session_has_ended_leads_back_to_the_page(db, client, path):
+    response = client.post(path)
+    assert response["Location"] == "/accounts/login/?next=/settings/integrations/"
+    assert client.post(path, headers=JSON).status_code == 401

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
@@ -54,10 +56,9 @@ def staff(db):
     return staff
 
 
-def act(client, action, *rows):
-    return client.post(
-        LIST, {"action": action, "_selected_action": [row.pk for row in rows]}, follow=True
-    )
+def act(client, action, *rows, confirmed=True):
+    chosen = {"action": action, "_selected_action": [row.pk for row in rows]}
+    return client.post(LIST, chosen | ({"confirmed": "yes"} if confirmed else {}), follow=True)
 
 
 def detail(row):
@@ -286,3 +287,54 @@ def test_a_user_who_is_deleted_takes_the_trail_along(alice, linked, strava):
     alice.delete()
     assert not LinkEvent.objects.exists()
     assert strava.counts()["refresh_tokens"] == 0
+
+
+@pytest.mark.parametrize("provider", ["strava", "garminconnect"])
+def test_a_disconnect_is_asked_about_first(alice, linked, strava, garmin, admin, provider):
+    services.link_garminconnect_account(alice.pk, None, garmin.issue_session(GARMIN_ALICE))
+    page = act(admin, f"disconnect_{provider}", linked, confirmed=False)
+    text = page.content.decode()
+    assert "This is about 1 athlete:" in text
+    assert "<li>alice</li>" in text
+    assert getattr(row_of(alice), f"{provider}_status") == "linked"
+
+    fields = dict(re.findall(r'type="hidden" name="(?!csrf)(\w+)" value="([^"]*)"', text))
+    admin.post(LIST, fields)
+    assert getattr(row_of(alice), f"{provider}_status") == "not_linked"
+
+
+def test_more_than_a_request_has_time_for_is_refused(linked, admin, monkeypatch):
+    monkeypatch.setattr("integrations.admin.AT_ONCE", 0)
+    for action in ("refresh_strava", "sync_gear", "disconnect_strava"):
+        assert "Choose at most 0" in act(admin, action, linked, confirmed=False).content.decode()
+
+
+def test_failures_are_summed_up(admin, monkeypatch):
+    monkeypatch.setattr("integrations.admin.NAMED", 1)
+    users = get_user_model().objects.bulk_create(
+        get_user_model()(username=f"user{n}") for n in range(3)
+    )
+    UsersIntegrations.objects.bulk_create(UsersIntegrations(user=user) for user in users)
+    page = act(admin, "refresh_strava", *UsersIntegrations.objects.all())
+    said = [str(message) for message in page.context["messages"]]
+    assert len(said) == 2
+    assert said[1] == "2 others failed too."
+
+
+def test_gear_is_deleted_only_with_its_user(alice, linked, strava, admin):
+    services.sync_strava_gear(alice.pk)
+    url = reverse("admin:integrations_gear_delete", args=[Gear.objects.first().pk])
+    assert admin.post(url, {"post": "yes"}).status_code == 403
+    assert Gear.objects.count() == 4
+    assert admin.post(f"/admin/auth/user/{alice.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not Gear.objects.exists()
+
+
+def test_a_row_is_named_and_leads_to_its_trail_and_gear(alice, linked, strava, admin):
+    services.sync_strava_gear(alice.pk)
+    text = admin.get(detail(linked)).content.decode()
+    assert "integrations of alice" in text
+    for name, count in (("linkevent", 2), ("gear", 4)):
+        url = f"/admin/integrations/{name}/?user={alice.pk}"
+        assert url in text
+        assert admin.get(url).context["cl"].result_count == count

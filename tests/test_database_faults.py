@@ -30,6 +30,7 @@ from integrations import conf, services
 from integrations.exceptions import (
     IntegrationsDatabaseError,
     IntegrationsError,
+    ProviderError,
     StravaRelinkRequired,
 )
 from integrations.fields import keep_sealed
@@ -110,6 +111,7 @@ def strava_link_with_gear(world):
 def strava_link_revoked(world):
     strava_link(world)
     world.strava.revoke_grant(ALICE)
+    services.take_strava_revocation(event())
 
 
 def waiting_at_strava(world):
@@ -194,6 +196,16 @@ def strava_link_in_doubt(world):
 def ask_of_the_dead(world):
     with suppress(StravaRelinkRequired):
         services.get_strava_access_token(world.id)
+
+
+def in_trouble(world, service=services.get_strava_access_token):
+    world.strava.fail("token", "500")
+    world.strava.fail("athlete", "500")
+    try:
+        with suppress(ProviderError):
+            service(world.id)
+    finally:
+        world.strava.recover()
 
 
 def confirm(world):
@@ -332,7 +344,7 @@ CASES: dict[str, Case] = {
     "take_due_strava_checks": Case(
         strava_link_in_doubt,
         lambda w: services.take_due_strava_checks(),
-        leaves("strava_check_due_at"),
+        leaves("strava_check_due_at", "strava_checks_until"),
         "they are put off for ten minutes first, so that each is given to one caller only",
     ),
     "confirm_strava_revocation": Case(
@@ -439,6 +451,18 @@ CASES: dict[str, Case] = {
         lambda w: services.take_due_gear_syncs("strava"),
         leaves("strava_sync_due_at"),
         "they are put off for an hour first, so that each is given to one caller only",
+    ),
+    "is_gear_sync_taken": Case(
+        strava_link, lambda w: services.is_gear_sync_taken(w.id, "strava", timezone.now())
+    ),
+    "get_strava_access_token: Strava in trouble": Case(
+        strava_link_expired,
+        in_trouble,
+        LEASE,
+        LEASE_RUNS_OUT,
+    ),
+    "sync_strava_gear: Strava in trouble": Case(
+        strava_link_with_gear, lambda w: in_trouble(w, services.sync_strava_gear)
     ),
     "fernet_keys_open_secrets": Case(nothing, lambda w: services.fernet_keys_open_secrets()),
     "plant_fernet_canary": Case(nothing, lambda w: services.plant_fernet_canary(anew=True)),

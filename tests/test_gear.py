@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from django.core.management import call_command
 from django.db import OperationalError, connection
+from django.tasks import default_task_backend
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -465,14 +466,31 @@ def test_due_gear_is_synchronised_by_itself(alice, bob, linked, link, strava):
 
 def test_due_gear_is_given_out_once(alice, linked, strava):
     wants(alice)
-    assert services.take_due_gear_syncs("strava") == [alice.pk]
-    assert services.take_due_gear_syncs("strava") == []
+    assert services.take_due_gear_syncs("strava")[0] == [alice.pk]
+    assert services.take_due_gear_syncs("strava")[0] == []
+
+
+def test_workers_that_come_back_after_hours_synchronise_once(alice, linked, strava, settings):
+    settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+    wants(alice)
+    for _ in range(5):  # hours without a worker
+        UsersIntegrations.objects.update(strava_sync_due_at=timezone.now())
+        tasks.sync_due_gear.call()
+    queued = default_task_backend.results
+    assert len(queued) == 5
+
+    done = [each.task.call(*each.args) for each in queued]
+
+    assert done[:4] == ["superseded"] * 4
+    assert done[4]["created"] == 4
+    assert strava.calls["athlete"] == 1
+    assert queued[4].task.call(*queued[4].args) == "superseded"  # handed out twice by its broker
 
 
 def test_a_dead_link_is_not_due(alice, linked, strava):
     wants(alice)
     UsersIntegrations.objects.update(strava_relink_required_at=timezone.now())
-    assert services.take_due_gear_syncs("strava") == []
+    assert services.take_due_gear_syncs("strava")[0] == []
 
 
 @pytest.mark.django_db(transaction=True)

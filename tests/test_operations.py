@@ -582,6 +582,9 @@ FERNET = "gAAAAABmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU2Nzg5QUJDREVGR0hJSktMTU5PUF
         ("Key (strava_state)=(9x8y7z6w5v4u) already exists", None),
         ("for eyJyZWZyZXNoVG9rZW4iOiIxMjM0NTY3OC1hYmNkIn0abcdefgh=", "for *"),
         ("redis://:hunter2/x@db", "redis://:*@db"),
+        ("FERNET_KEYS=s3cret-1,hunter2-2 DEBUG=on", "FERNET_KEYS=* DEBUG=on"),
+        ("for ST-012345-s3cretABCDEF-cas", "for *"),
+        ("next=%252F%26refresh_token%253Ds3cret", "next=%252F%26refresh_token%253D*"),
     ],
 )
 def test_the_shape_of_a_secret_is_caught(text, left):

@@ -45,7 +45,7 @@ VIEWS = {
     "admin:integrations_gear_change": ("get", SEEING),
     "admin:integrations_gear_history": ("get", SEEING),
     "admin:integrations_gear_add": ("get", NOBODY),
-    "admin:integrations_gear_delete": ("get", ("login", "login", 403, 403, 403, "ok")),
+    "admin:integrations_gear_delete": ("get", NOBODY),
     "admin:integrations_linkevent_changelist": ("get", SEEING),
     "admin:integrations_linkevent_change": ("get", SEEING),
     "admin:integrations_linkevent_history": ("get", SEEING),

@@ -207,7 +207,7 @@ def test_what_was_granted_is_stored_as_it_is_read(alice, alice_client, strava, s
 
     row = row_of(alice)
     if row.strava_status == LinkStatus.LINKED:
-        assert row.strava_scopes == (_split(scope.strip()) or ["read", "profile:read_all"])
+        assert row.strava_scopes == _split(scope.strip())
         assert alice_client.get(reverse("integrations:settings")).status_code == 200
     else:
         assert "\0" in scope  # all that a form refuses of so short a text

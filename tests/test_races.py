@@ -190,6 +190,7 @@ def test_a_link_made_anew_is_not_taken_for_the_revoked_one(alice, linked, strava
         connect(alice, strava, ALICE)
 
     relink_required.connect(reconnect)
+    services.take_strava_revocation(event())
     try:
         assert services.confirm_strava_revocation(alice.pk) == "relink_required"
     finally:
@@ -564,7 +565,7 @@ def test_the_admins_actions_work_where_requests_are_transactions(
     connection.settings_dict["ATOMIC_REQUESTS"] = True
     try:
         for action in ("refresh_strava", "disconnect_strava"):
-            fields = {"action": action, "_selected_action": [linked.pk]}
+            fields = {"action": action, "_selected_action": [linked.pk], "confirmed": "yes"}
             assert admin_client.post(listing, fields).status_code == 302
     finally:
         connection.settings_dict["ATOMIC_REQUESTS"] = False

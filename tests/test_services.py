@@ -329,6 +329,27 @@ def test_a_database_failure_says_nothing_of_the_database(alice, row, name):
     assert "secret" not in repr(caught.value)
 
 
+def test_tokens_that_are_edited_make_and_end_links(
+    alice, row, heard, django_capture_on_commit_callbacks
+):
+    def edit(**fields):
+        services.edit_user_integrations(UsersIntegrationsUpdate(**fields), alice.pk)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        edit(strava_token="a", strava_refresh_token="r")
+        edit(strava_token="another")  # still the same link
+        edit(strava_token=None, strava_refresh_token=None, garminconnect_oauth2={"di_token": "d"})
+        edit(strava_sync_gear=True)
+
+    assert heard == [
+        ("linked", alice.pk, "strava"),
+        ("unlinked", alice.pk, "strava"),
+        ("linked", alice.pk, "garminconnect"),
+    ]
+    trail = LinkEvent.objects.order_by("pk").values_list("event", "provider")
+    assert list(trail) == [(f"{name}", provider) for name, _, provider in heard]
+
+
 def test_signals_come_after_commit(alice, row, heard, django_capture_on_commit_callbacks):
     with django_capture_on_commit_callbacks(execute=True) as callbacks:
         services.link_strava_account(row, TOKENS)

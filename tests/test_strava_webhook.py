@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection
 from django.utils import timezone
@@ -112,7 +114,7 @@ def test_forged_events_cannot_use_up_the_apps_requests(alice, client, linked, st
     for _ in range(20):
         assert send(client, event()).status_code == 200
     assert strava.calls["token"] == 3
-    pass_time(minutes=1)
+    pass_time(minutes=15)
     for _ in range(20):
         send(client, event())
     assert strava.calls["token"] == 4
@@ -120,6 +122,54 @@ def test_forged_events_cannot_use_up_the_apps_requests(alice, client, linked, st
     for _ in range(20):
         send(client, event())
     assert strava.calls["token"] == 7
+
+
+@pytest.mark.django_db(transaction=True)
+def test_forged_events_at_the_same_moment_cannot_either(alice, linked, strava):
+    gate, taken = threading.Barrier(12), []
+
+    def take():
+        gate.wait(10)
+        taken.append(services.take_strava_revocation(event()))
+        connection.close()
+
+    threads = [threading.Thread(target=take) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 1 <= taken.count(alice.pk) <= 3
+    assert taken.count(None) == 12 - taken.count(alice.pk)
+
+
+def test_nor_can_those_about_many_athletes(db, client, strava):
+    """Their ids are public, and the limit is one of all together."""
+    users = get_user_model().objects.bulk_create(
+        get_user_model()(username=f"user{number}") for number in range(40)
+    )
+    UsersIntegrations.objects.bulk_create(
+        UsersIntegrations(
+            user=user,
+            strava_token="a",
+            strava_refresh_token=f"refresh-{user.pk}",
+            strava_athlete_id=1000 + user.pk,
+        )
+        for user in users
+    )
+    strava.fail("token", "500")
+    for user in users:
+        for _ in range(4):
+            assert send(client, event(1000 + user.pk)).status_code == 200
+    assert strava.calls["token"] == 25 * 3
+
+    UsersIntegrations.objects.update(strava_retry_at=None)
+    pass_time(minutes=45)
+    assert tasks.confirm_due_strava_revocations.call() == 25
+    assert tasks.confirm_due_strava_revocations.call() == 0
+    UsersIntegrations.objects.update(strava_retry_at=None)
+    pass_time(minutes=15)
+    assert tasks.confirm_due_strava_revocations.call() >= 15  # nobody is forgotten
 
 
 def pass_time(minutes):
@@ -138,7 +188,7 @@ def test_a_true_event_amid_forged_ones_is_only_put_off(alice, client, linked, st
     assert row_of(alice).strava_status == LinkStatus.LINKED
     assert tasks.confirm_due_strava_revocations.call() == 0
 
-    pass_time(minutes=1)
+    pass_time(minutes=15)
     for _ in range(20):  # more of them push it no further
         UsersIntegrations.objects.update(strava_checks_until=timezone.now() + timedelta(hours=1))
         send(client, event())

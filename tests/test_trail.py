@@ -61,7 +61,8 @@ def test_a_disconnect_that_strava_did_not_hear_of(alice, alice_client, linked, s
 def test_staffs_doings(alice, linked, strava, admin):
     url = "/admin/integrations/usersintegrations/"
     for action in ("refresh_strava", "disconnect_strava"):
-        admin.post(url, {"action": action, "_selected_action": [linked.pk]})
+        chosen = {"action": action, "_selected_action": [linked.pk], "confirmed": "yes"}
+        admin.post(url, chosen)
     assert trail(alice)[1:] == [
         ("strava", "refreshed", "", "staff"),
         ("strava", "unlinked", "", "staff"),
@@ -92,6 +93,21 @@ def test_a_synchronisation_is_theirs_who_asked_for_it(
 
     assert trail(alice)[2:] == [("strava", "synced", "created=0 updated=0 retired=0", who)]
     assert LinkEvent.objects.last().actor_user == asked_by
+
+
+def test_what_staff_force_in_vain_is_theirs_too(alice, expired, strava, admin):
+    strava.fail("token", "500")
+    chosen = {"action": "refresh_strava", "_selected_action": [expired.pk]}
+    admin.post("/admin/integrations/usersintegrations/", chosen)
+    assert trail(alice)[1:] == [("strava", "refresh_failed", "provider_unavailable", "staff")]
+
+
+def test_who_asks_while_the_app_is_limited_is_told_of(alice, linked, strava):
+    UsersIntegrations.objects.update(strava_limited_until=timezone.now() + timedelta(minutes=5))
+    for actor in ("system", "athlete"):
+        user_id = alice.pk if actor == "athlete" else None
+        assert tasks.sync_gear.call(alice.pk, "strava", actor, user_id) == "rate_limited"
+    assert trail(alice)[1:] == [("strava", "sync_failed", "rate_limited", "athlete")]
 
 
 def test_the_athlete_is_you_to_the_athlete_and_to_nobody_else(alice_client, linked, admin):

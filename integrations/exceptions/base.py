@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 
 class IntegrationsError(Exception):
@@ -140,11 +141,19 @@ class TooManyRequests(IntegrationsError):
 
     status_code = 429
     code = "too_many_requests"
-    default_message = _("That was a little too often. Please wait a minute and try again.")
 
     def __init__(self, user_message: Any = None, *, retry_after: int = 60) -> None:
         self.retry_after = retry_after
         super().__init__(user_message)
+
+    @property
+    def user_message(self) -> str:
+        minutes = max(1, -(-self.retry_after // 60))
+        return ngettext(
+            "That was a little too often. Please wait %(minutes)d minute and try again.",
+            "That was a little too often. Please wait %(minutes)d minutes and try again.",
+            minutes,
+        ) % {"minutes": minutes}
 
 
 class TaskQueueUnavailable(IntegrationsError):

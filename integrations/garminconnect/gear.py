@@ -28,12 +28,12 @@ class _GarminGear(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     uuid: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{1,64}$")]
-    kind: str = Field("", validation_alias=AliasChoices("gearType", "gearTypeName"))
+    kind: str | None = Field(None, validation_alias=AliasChoices("gearType", "gearTypeName"))
     name: str | None = Field(None, validation_alias=AliasChoices("name", "displayName"))
     brand: str | None = Field(None, validation_alias=AliasChoices("brand", "gearMakeName"))
     model: str | None = Field(None, validation_alias=AliasChoices("model", "gearModelName"))
-    status: str = Field(
-        "active", validation_alias=AliasChoices("gearStatus", "status", "gearStatusName")
+    status: str | None = Field(
+        None, validation_alias=AliasChoices("gearStatus", "status", "gearStatusName")
     )
     distance: float | None = Field(
         None, validation_alias="distanceUsedMeters", ge=0, le=1e12, allow_inf_nan=False
@@ -43,10 +43,10 @@ class _GarminGear(BaseModel):
         kinds = {"bike": BIKE, "shoes": SHOES}
         return GearItem(
             provider_gear_id=self.uuid.replace("-", "").lower(),
-            kind=kinds.get(self.kind.lower(), OTHER),
+            kind=kinds.get((self.kind or "").lower(), OTHER),
             name=clean_text(self.name),
             distance=round(self.distance or 0),
-            retired=self.status.lower() == "retired",
+            retired=(self.status or "").lower() == "retired",
             brand=clean_text(self.brand),
             model=clean_text(self.model),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -22,6 +22,7 @@ AUTHORIZATION_LIFETIME = 600  # seconds
 
 _STRAVA_TOKENS = {"strava_token", "strava_refresh_token", "strava_token_expires_at"}
 _GARMINCONNECT_TOKENS = {"garminconnect_oauth1", "garminconnect_oauth2"}
+TOKENS = _STRAVA_TOKENS | _GARMINCONNECT_TOKENS
 
 
 def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
@@ -111,18 +112,21 @@ def update(user_id: int, **columns: Any) -> None:
         raise IntegrationsNotFound
 
 
-def take_due(due: Any, column: str, put_off: timedelta, limit: int) -> list[int]:
-    """Up to `limit` user ids of the rows that are `due` by a column; each goes to one caller only.
+def take_due(
+    due: Any, column: str, put_off: timedelta, limit: int, **columns: Any
+) -> tuple[list[int], datetime]:
+    """Up to `limit` user ids of the rows that are `due` by a column, each for one caller only.
 
-    They are put off for so long: that is what whoever took them has, to set the column anew.
+    They are put off for so long, to the moment that is also returned: that is what whoever took
+    them has, to set the column anew. `columns` are written along.
     """
     ids = list(due.order_by(column).values_list("pk", flat=True)[:limit])
     # A moment of this caller's own, by which it knows the rows that it has won.
     until = timezone.now() + put_off + timedelta(microseconds=random.randrange(10**6))  # noqa: S311
     # The condition again: another may have chosen the same rows.
-    due.filter(pk__in=ids).update(**{column: until})
+    due.filter(pk__in=ids).update(**{column: until}, **columns)
     taken = UsersIntegrations.objects.filter(pk__in=ids, **{column: until})
-    return list(taken.values_list("user_id", flat=True))
+    return list(taken.values_list("user_id", flat=True)), until
 
 
 def update_where(where: dict[str, Any], columns: dict[str, Any]) -> int:

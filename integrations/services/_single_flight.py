@@ -249,22 +249,30 @@ class TokenKeeper[Token](ABC):
             # A lost key does not end the link: it is the operator's to put right.
             if not settled:
                 settled = True
-                if self.drop_lease(
-                    row,
-                    lease,
-                    error=exc.code,
-                    failures=F(self._column("failures")) + 1,
-                    retry_at=timezone.now() + timedelta(seconds=self._backoff(row, exc)),
-                ):
-                    _trail.note(
-                        row.user_id, self.provider, Event.REFRESH_FAILED, exc.code, Actor.SYSTEM
-                    )
+                self._note_failure(row, lease, exc)
             if isinstance(exc, SecretUnreadable):
                 raise self.relink_required from exc
             raise
         finally:
             if not settled:
                 self.drop_lease(row, lease)
+
+    def _note_failure(
+        self, row: UsersIntegrations, lease: uuid.UUID, exc: IntegrationsError
+    ) -> None:
+        """Free the way, and tell when to come again; not if the lease is another's by now."""
+        with _rows.atomic():  # or a failure would count of which the trail knows nothing
+            if self.drop_lease(
+                row,
+                lease,
+                error=exc.code,
+                failures=F(self._column("failures")) + 1,
+                retry_at=timezone.now() + timedelta(seconds=self._backoff(row, exc)),
+            ):
+                # A token is renewed for an athlete, not by one; but staff may have forced it.
+                forced = _trail.acting()[0] == Actor.STAFF
+                actor = None if forced else Actor.SYSTEM
+                _trail.note(row.user_id, self.provider, Event.REFRESH_FAILED, exc.code, actor)
 
     def _backoff(self, row: UsersIntegrations, exc: IntegrationsError) -> float:
         """Seconds until a sweep may try again: doubling up to a day, with jitter.

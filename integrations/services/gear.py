@@ -152,16 +152,26 @@ def wanting_gear(provider: str) -> Any:
 
 
 @database_errors
-def take_due_gear_syncs(provider: str, limit: int = 500) -> list[int]:
-    """Up to `limit` user ids whose gear is due; each is given to one caller only.
+def take_due_gear_syncs(provider: str, limit: int = 500) -> tuple[list[int], datetime]:
+    """Up to `limit` user ids whose gear is due, each for one caller only, and until when.
 
     They are put off for an hour: so long has whoever took them to synchronise, which sets the
-    time anew.
+    time anew. From then on they are others', as is_gear_sync_taken tells.
     """
     due_at = f"{provider}_sync_due_at"
     now = timezone.now()
     due = wanting_gear(provider).filter(Q(**{due_at: None}) | Q(**{f"{due_at}__lte": now}))
     return _rows.take_due(due, due_at, timedelta(hours=1), limit)
+
+
+@database_errors
+def is_gear_sync_taken(user_id: int, provider: str, until: datetime) -> bool:
+    """Whether what was taken until then is still to be done, and by nobody else.
+
+    Workers that come back after hours find each athlete in the queue once an hour.
+    """
+    taken = UsersIntegrations.objects.filter(user_id=user_id, **{f"{provider}_sync_due_at": until})
+    return taken.exists()
 
 
 def iterate_wanting_gear(provider: str, user_id: int | None = None) -> Iterator[int]:
@@ -312,12 +322,15 @@ def _note_failure(
         "syncing_until": None,
     }
     linked_at = f"{provider}_linked_at"
-    if not UsersIntegrations.objects.filter(
-        ~LINK_CONDITIONS[provider][LinkStatus.NOT_LINKED],
-        pk=row.pk,
-        **{linked_at: getattr(row, linked_at)},
-    ).update(**{f"{provider}_{name}": value for name, value in columns.items()}):
-        return  # disconnected, or linked anew, meanwhile
+    with _rows.atomic():  # or a failure would count of which the trail knows nothing
+        if not UsersIntegrations.objects.filter(
+            ~LINK_CONDITIONS[provider][LinkStatus.NOT_LINKED],
+            pk=row.pk,
+            **{linked_at: getattr(row, linked_at)},
+        ).update(**{f"{provider}_{name}": value for name, value in columns.items()}):
+            return  # disconnected, or linked anew, meanwhile
+        # Of what was put off without asking only those are told who have asked for it.
+        if asked or _trail.acting() != _trail.SYSTEM:
+            _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
     if asked:
-        _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
         count_failure(provider, "gear_sync", exc.code)

@@ -137,7 +137,7 @@ def complete_strava_authorization(
 
     requested = conf.strava_scopes()
     # A redirect without a scope granted what was asked for (RFC 6749, section 5.1).
-    granted = _split(scope) if scope else requested
+    granted = requested if scope is None else _split(scope)
     try:
         replaced = strava.write_link(
             user_id,

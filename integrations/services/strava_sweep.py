@@ -138,8 +138,9 @@ class _Sweep:
                 return
             ids = [pk for pk, _ in found]
             last_pk, last_expiry = found[-1]
-            further = Q(strava_token_expires_at__gt=last_expiry) | Q(
-                strava_token_expires_at=last_expiry, pk__gt=last_pk
+            # Twice the same lower bound: out of the second alone PostgreSQL makes none.
+            further = Q(strava_token_expires_at__gte=last_expiry) & (
+                Q(strava_token_expires_at__gt=last_expiry) | Q(pk__gt=last_pk)
             )
             lease, since = uuid.uuid4(), time.monotonic()
             # The condition again: another sweep may have chosen the same rows.

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db.models import Q
+from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
@@ -28,10 +29,12 @@ from . import _rows, _trail, strava
 from ._rows import database_errors
 from .strava_tokens import ask_strava
 
-# Forged events must not be able to use up the app's requests: of each link, so many are looked
-# into at once, and from then on one in so long a time.
+# Forged events must not be able to use up the app's requests, which Strava counts by the quarter of
+# an hour: of each link so many are looked into at once, and from then on one in that time; and so
+# many links altogether. The others wait. At worst that is half of what an app has by default.
 CHECKS_AT_ONCE = 3
-CHECK_EVERY = timedelta(minutes=1)
+CHECK_EVERY = timedelta(minutes=15)
+LINKS_AT_ONCE = 25
 # When a check that a worker has begun, and not brought to an end, is due again.
 CHECK_AGAIN = timedelta(minutes=10)
 
@@ -58,16 +61,28 @@ def take_strava_revocation(event: Any) -> int | None:
     if row is None:
         return None
     now = timezone.now()
-    # A bucket that leaks one check in CHECK_EVERY. Two events at the same moment may count as one.
+    # A bucket that leaks one check in CHECK_EVERY. Of events at the same moment one gets in.
     until = max(row["strava_checks_until"] or now, now) + CHECK_EVERY
-    if until <= now + CHECKS_AT_ONCE * CHECK_EVERY:
-        rows.update(strava_checks_until=until, strava_check_due_at=now + CHECK_AGAIN)
-        return int(row["user_id"])
+    if (
+        until <= now + CHECKS_AT_ONCE * CHECK_EVERY
+        and _links_left(strava_athlete_id=athlete_id)
+        and rows.filter(strava_checks_until=row["strava_checks_until"]).update(
+            strava_checks_until=until, strava_check_due_at=now + CHECK_AGAIN
+        )
+    ):
+        user_id: int = row["user_id"]
+        return user_id
     soon = now + CHECK_EVERY
     rows.filter(Q(strava_check_due_at=None) | Q(strava_check_due_at__gt=soon)).update(
         strava_check_due_at=soon
     )
     return None
+
+
+def _links_left(**but: Any) -> int:
+    """How many more links may be looked into now."""
+    recent = UsersIntegrations.objects.filter(strava_checks_until__gt=timezone.now()).exclude(**but)
+    return LINKS_AT_ONCE - recent[:LINKS_AT_ONCE].count()
 
 
 def _revoked_athlete_id(event: Any) -> int | None:
@@ -81,8 +96,8 @@ def _revoked_athlete_id(event: Any) -> int | None:
 
 
 @database_errors
-def take_due_strava_checks(limit: int = 500) -> list[int]:
-    """Up to `limit` user ids to confirm whose check came to no end; each goes to one caller only.
+def take_due_strava_checks() -> list[int]:
+    """User ids to confirm whose check came to no end; each goes to one caller only.
 
     Left alone is whom Strava's trouble has put off, by itself: an app's rate limit that gear has
     run into may be one of reads, and a revocation should not wait until midnight for it.
@@ -91,20 +106,28 @@ def take_due_strava_checks(limit: int = 500) -> list[int]:
     due = UsersIntegrations.objects.filter(
         Q(strava_retry_at=None) | Q(strava_retry_at__lte=now), strava_check_due_at__lte=now
     )
-    return _rows.take_due(due, "strava_check_due_at", CHECK_AGAIN, limit)
+    until = now + CHECK_EVERY
+    counted = Greatest(Coalesce("strava_checks_until", until), until)
+    taken, _ = _rows.take_due(
+        due, "strava_check_due_at", CHECK_AGAIN, _links_left(), strava_checks_until=counted
+    )
+    return taken
 
 
 @database_errors
 def confirm_strava_revocation(user_id: int) -> str:
     """Ask Strava whether a link still stands, and unlink it here if the athlete has ended it.
 
-    Returns "unlinked", "alive", "not_linked", "relink_required" where there is nothing to ask
-    with, or the code of the error that left it open: then take_due_strava_checks has it again.
+    Returns "settled" where there is no question any more, "unlinked", "alive", "not_linked",
+    "relink_required" where there is nothing to ask with, or the code of the error that left it
+    open: then take_due_strava_checks has it again.
     """
     rows = UsersIntegrations.objects.filter(user_id=user_id)
     due_at = rows.values_list("strava_check_due_at", flat=True).first()
+    if due_at is None:
+        return "settled"  # by another task: after hours without a worker there are many
     outcome = _confirm(user_id)
-    if due_at and outcome in ("alive", "not_linked", StravaRelinkRequired.code):
+    if outcome in ("alive", "not_linked", StravaRelinkRequired.code):
         # Not if another event has come meanwhile.
         rows.filter(strava_check_due_at=due_at).update(strava_check_due_at=None)
     return outcome

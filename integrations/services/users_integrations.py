@@ -5,10 +5,12 @@ from __future__ import annotations
 from django.db import IntegrityError
 
 from ..exceptions import IntegrationsAlreadyExist, IntegrationsNotFound
-from ..models import UsersIntegrations
+from ..models import Gear, UsersIntegrations
 from ..schemas import UsersIntegrationsUpdate
-from . import _rows
+from ..signals import account_linked, account_unlinked
+from . import _rows, _trail
 from ._rows import database_errors
+from ._trail import Event
 
 
 @database_errors
@@ -58,6 +60,18 @@ def edit_user_integrations(
     Raises IntegrationsNotFound if the user has no integrations row.
     """
     columns = user_integrations.model_dump(exclude_unset=True)
-    if columns:
+    if not columns.keys() & _rows.TOKENS:
+        if columns:
+            _rows.update(user_id, **_rows.seed_columns(columns))
+        return _rows.get_row(user_id)
+    with _rows.atomic():
+        before = _rows.lock_row(user_id)
         _rows.update(user_id, **_rows.seed_columns(columns))
-    return _rows.get_row(user_id)
+        row = _rows.get_row(user_id)
+        for provider in Gear.Provider.values:
+            linked = row.is_linked(provider)
+            if linked != before.is_linked(provider):
+                _trail.note(user_id, provider, Event.LINKED if linked else Event.UNLINKED)
+                signal = account_linked if linked else account_unlinked
+                _rows.send_after_commit(signal, user_id, provider)
+    return row

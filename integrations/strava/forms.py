@@ -41,4 +41,7 @@ class AuthorizationResponseForm(forms.Form):
             raise InvalidInput
         if not self.is_valid():
             raise InvalidState if "state" in self.errors else InvalidInput
-        return {name: value or None for name, value in self.cleaned_data.items()}
+        given = {name: value or None for name, value in self.cleaned_data.items()}
+        # Left out, it means what was asked for (RFC 6749, section 5.1); empty, it means nothing.
+        given["scope"] = self.cleaned_data["scope"] if "scope" in self.data else None
+        return given

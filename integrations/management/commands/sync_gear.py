@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import threading
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections import Counter
 from typing import Any
 
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand
 
 from integrations import services
 from integrations.exceptions import IntegrationsError
+
+
+def _key(text: str) -> Any:
+    try:
+        return get_user_model()._meta.pk.to_python(text)
+    except ValidationError as exc:
+        raise ArgumentTypeError("that is not the key of a user") from exc
 
 
 class Command(BaseCommand):
@@ -16,12 +25,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--provider", choices=services.PROVIDERS, help="default: all")
-        parser.add_argument("--user", type=int, metavar="ID", help="this user's alone")
+        parser.add_argument("--user", type=_key, metavar="ID", help="this user's alone")
         parser.add_argument("--workers", type=int, default=4, metavar="N", help="default: 4")
 
-    def handle(
-        self, *, provider: str | None, user: int | None, workers: int, **options: Any
-    ) -> None:
+    def handle(self, *, provider: str | None, user: Any, workers: int, **options: Any) -> None:
         for name in [provider] if provider else services.PROVIDERS:
             totals, lock = Counter[str](), threading.Lock()
 
