@@ -22,7 +22,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from . import conf, services, tasks
-from .exceptions import IntegrationsError, InvalidInput, TaskQueueUnavailable, TooManyRequests
+from .exceptions import (
+    IntegrationsError,
+    InvalidInput,
+    ScopeMissing,
+    TaskQueueUnavailable,
+    TooManyRequests,
+)
 from .forms import PreferencesForm
 from .garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
 from .models import Gear, LinkStatus, Units, UsersIntegrations
@@ -191,13 +197,12 @@ def _gear_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> di
         if item.provider == provider
     ]
     syncing_until = getattr(row, f"{provider}_syncing_until")
-    code = getattr(row, f"{provider}_sync_error")
     return {
         "gear_in_use": [item for item in items if not item["gear"].retired],
         "gear_retired": [item for item in items if item["gear"].retired],
         "synced_at": getattr(row, f"{provider}_synced_at"),
         "syncing": syncing_until is not None and syncing_until > timezone.now(),
-        "sync_error": services.health_message(provider, code) if code else "",
+        "sync_error": services.sync_message(row, provider),
     }
 
 
@@ -219,6 +224,8 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
     try:
         throttle(request.user, "gear_sync", 12, QUARTER_HOUR)
         _start_gear_sync(request.user.pk, provider)
+    except ScopeMissing as exc:
+        return done(request, exc.user_message, level=messages.WARNING)
     except IntegrationsError:  # not connected, under way, too often, or no worker to be had
         return done(request, _("Gear will be synchronised."))
     return done(request, _("Gear will be synchronised. The first time starts now."))

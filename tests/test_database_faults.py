@@ -486,6 +486,7 @@ NO_DATABASE = {
     "codes_left": "reads an instance at hand",
     "describe_integrations": "reads instances at hand",
     "health_message": "words",
+    "sync_message": "words",
     "is_strava_verify_token": "compares with a setting",
     "run_parallel": "threads for others' work",
     "create_strava_subscription": "HTTP with Strava, and no row",

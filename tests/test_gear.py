@@ -435,6 +435,31 @@ def test_the_page_says_why_it_failed(alice_client, linked, strava):
     assert 'data-status="linked"' in page.content.decode()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_failure_says_who_tries_again(alice, alice_client, linked, strava, wanted):
+    UsersIntegrations.objects.update(strava_sync_gear=wanted)
+    strava.fail("athlete", "500")
+    alice_client.post("/integrations/strava/gear/sync/")
+    error = alice_client.get("/integrations/status/").json()["strava"]["error"]
+    assert ("try again by ourselves" in error["message"]) == wanted
+    assert ("Press “Sync now”" in error["message"]) == (not wanted)
+    page = alice_client.get("/settings/integrations/").content.decode()
+    assert page.count("could not be reached the last time") == 1
+
+
+def test_without_the_permission_nothing_is_promised(alice, alice_client, linked, strava):
+    UsersIntegrations.objects.update(strava_scope="read")
+    response = alice_client.post("/integrations/strava/gear/sync/", headers=JSON)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "scope_missing")
+    assert 'role="switch"' not in alice_client.get("/settings/integrations/").content.decode()
+
+    response = alice_client.post("/integrations/strava/preferences/", {"sync_gear": "on"})
+    page = alice_client.get("/settings/integrations/")
+    assert ["permission" in str(each) for each in page.context["messages"]] == [True]
+    assert "Starts once the permission is there." in page.content.decode()
+    assert not strava.calls["athlete"]
+
+
 def test_the_page_costs_few_queries_with_gear(
     alice, alice_client, linked, strava, django_assert_max_num_queries, request
 ):

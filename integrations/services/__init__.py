@@ -47,6 +47,7 @@ from .status import (
     get_integrations_status,
     get_links,
     health_message,
+    sync_message,
 )
 from .strava import (
     disconnect_strava,
@@ -141,6 +142,7 @@ __all__ = [
     "sweep_strava_tokens",
     "sync_garminconnect_gear",
     "sync_gear",
+    "sync_message",
     "sync_strava_gear",
     "take_due_gear_syncs",
     "take_due_strava_checks",

@@ -23,6 +23,7 @@ from ..exceptions import (
     IntegrationsError,
     ProviderError,
     RateLimited,
+    ScopeMissing,
     SyncInProgress,
 )
 from ..gear import GearItem
@@ -37,6 +38,7 @@ from ._trail import Event
 logger = logging.getLogger("integrations.gear")
 
 PROVIDERS = tuple(Gear.Provider.values)
+GEAR_SCOPE = "profile:read_all"  # without it Strava shows no gear
 SYNC_EVERY = timedelta(hours=6)
 BACKOFF = timedelta(minutes=10)
 MAX_BACKOFF = timedelta(days=1)
@@ -97,12 +99,15 @@ def sync_gear(user_id: int, provider: str) -> GearCounts:
 def request_gear_sync(user_id: int, provider: str) -> None:
     """Note that a synchronisation is about to be done by a worker, for the page to tell.
 
-    Raises SyncInProgress if one is under way, or that the provider is not linked, or has to be
-    linked again.
+    Raises SyncInProgress if one is under way, or that the provider is not linked, has to be
+    linked again, or that its gear was not permitted.
     """
     keeper = KEEPERS[provider]
-    if not keeper.linked_row(user_id).is_readable(provider):
+    row = keeper.linked_row(user_id)
+    if not row.is_readable(provider):
         raise keeper.relink_required
+    if provider == "strava" and row.strava_scope and GEAR_SCOPE not in row.strava_scopes:
+        raise ScopeMissing
     now = timezone.now()
     free = Q(**{f"{provider}_syncing_until": None}) | Q(**{f"{provider}_syncing_until__lt": now})
     # The last error goes with it: a page that polls has to notice the same one again.

@@ -19,6 +19,7 @@ from .garminconnect_login import login_status, settle_garminconnect_login
 from .gear import count_gear
 
 _TRYING_AGAIN = _("We will try again by ourselves; there is nothing you need to do.")
+_TRY_AGAIN = _("Press “Sync now” to try again.")
 
 # What a stored error means for the athlete: where it came up, nobody was looking.
 _STRAVA_MESSAGES: dict[str, Any] = {
@@ -45,8 +46,11 @@ _STRAVA_MESSAGES["scope_missing"] = ScopeMissing.default_message
 _OTHER = _("Strava could not be reached the last time.")
 
 
-def health_message(provider: str, code: str) -> str:
-    """What a stored error code means for the athlete, in the language active now."""
+def health_message(provider: str, code: str, *, retried: bool = True) -> str:
+    """What a stored error code means for the athlete, in the language active now.
+
+    `retried` says whether the site itself will try again.
+    """
     if provider == "garminconnect":
         if code == "secret_unreadable":
             return str(SecretUnreadable.default_message)
@@ -55,7 +59,7 @@ def health_message(provider: str, code: str) -> str:
         return str(error_by_code(code, GarminConnectError).default_message)
     message = _STRAVA_MESSAGES.get(code, _OTHER)
     if code in ("rate_limited",) or message is _OTHER:
-        return f"{message} {_TRYING_AGAIN}"
+        return f"{message} {_TRYING_AGAIN if retried else _TRY_AGAIN}"
     return str(message)
 
 
@@ -98,7 +102,7 @@ def describe_integrations(
             "gear": gear["strava"],
             "last_synced_at": row.strava_synced_at,
             "token_expires_at": row.strava_token_expires_at,
-            "error": _error("strava", link_error(row, "strava") or row.strava_sync_error),
+            "error": _error(row, "strava"),
             "athlete_id": row.strava_athlete_id,
             "scope": row.strava_scopes,
         },
@@ -108,10 +112,7 @@ def describe_integrations(
             "gear": gear["garminconnect"],
             "last_synced_at": row.garminconnect_synced_at,
             "token_expires_at": row.garminconnect_token_expires_at,
-            "error": _error(
-                "garminconnect",
-                link_error(row, "garminconnect") or row.garminconnect_sync_error,
-            ),
+            "error": _error(row, "garminconnect"),
         },
     }
 
@@ -132,5 +133,16 @@ def link_error(row: UsersIntegrations, provider: str) -> str:
     return code
 
 
-def _error(provider: str, code: str) -> dict[str, str] | None:
-    return {"code": code, "message": health_message(provider, code)} if code else None
+def sync_message(row: UsersIntegrations, provider: str) -> str:
+    """What went wrong with the last synchronisation of gear, "" where nothing did."""
+    code = getattr(row, f"{provider}_sync_error")
+    retried = getattr(row, f"{provider}_sync_gear")
+    return health_message(provider, code, retried=retried) if code else ""
+
+
+def _error(row: UsersIntegrations, provider: str) -> dict[str, str] | None:
+    if code := link_error(row, provider):
+        return {"code": code, "message": health_message(provider, code)}
+    if message := sync_message(row, provider):
+        return {"code": getattr(row, f"{provider}_sync_error"), "message": message}
+    return None

@@ -40,8 +40,17 @@ for (const form of document.querySelectorAll("form[data-saves-itself]")) {
   form.addEventListener("change", () => form.requestSubmit(button));
 }
 
-// A form may lead back to its own place on the page; an error is told at the top.
-if (location.hash) document.querySelector("main > .notice-error")?.scrollIntoView({ block: "center" });
+// A message is told at the top. A form may lead back to its own place on the page, which tells by
+// itself how things stand, but not what was wrong.
+const message = document.querySelector(location.hash ? "main > .notice-error" : "main > .notice");
+if (message) tell(message);
+
+// To those who do not see it, and to those who have scrolled elsewhere.
+function tell(news) {
+  news.tabIndex = -1;
+  news.focus({ preventScroll: true });
+  news.scrollIntoView({ block: news.matches(".notice") ? "nearest" : "start" });
+}
 
 // A sign-in or a synchronisation runs in the background: ask how it stands, ever less often and
 // never for a hidden tab, and load the page again once it has moved on.
@@ -99,13 +108,11 @@ function isTyped() {
   );
 }
 
-// After such a reload, tell those who do not see it what has become of it.
+// After such a reload, tell what has become of it.
 if (history.state?.moved) {
   const card = document.querySelector(history.state.moved);
   history.replaceState(null, "");
   if (card && !card.querySelector("[autofocus]")) {
-    const news = card.querySelector(".notice") ?? card;
-    news.tabIndex = -1;
-    news.focus({ preventScroll: true });
+    tell(card.querySelector(".notice") ?? card);
   }
 }
