@@ -1,0 +1,1 @@
+"""A host project unlike ours: no `project`, users with UUIDs for keys, requests in transactions."""
