@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -22,6 +23,14 @@ LIMITS = {
     "/integrations/garminconnect/connect/": 30,
     "/integrations/garminconnect/gear/sync/": 12,
 }
+
+
+@pytest.fixture(autouse=True)
+def in_one_window(monkeypatch):
+    """No window of a limit turns in the middle of a test, however slow the machine."""
+    monkeypatch.setattr(
+        "integrations.throttle.time", SimpleNamespace(time=lambda: 1_800_000_000 + 1)
+    )
 
 
 @pytest.mark.parametrize("path", LIMITS)
