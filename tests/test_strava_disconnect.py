@@ -114,7 +114,8 @@ def test_only_a_post_with_a_csrf_token_changes_anything(alice, linked, name):
 @pytest.mark.parametrize("name", ["strava_connect", "strava_disconnect"])
 def test_a_stranger_is_sent_to_the_login(db, client, name):
     url = reverse(f"integrations:{name}")
-    assert client.post(url)["Location"] == f"{reverse('login')}?next={url}"
+    page = reverse("integrations:settings")  # no button's URL, which answers to presses alone
+    assert client.post(url)["Location"] == f"{reverse('login')}?next={page}"
     json = client.post(url, headers={"accept": "application/json"})
     assert (json.status_code, json.json()["error"]["code"]) == (401, "login_required")
 
