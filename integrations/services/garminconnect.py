@@ -121,7 +121,7 @@ def link_garminconnect_account(
     Raises IntegrationsNotFound if the user has no integrations row.
     """
     if oauth1_token is None and oauth2_token is None:
-        _unlink(user_id)
+        unlink_garminconnect_account(user_id)
         return
     write_link(
         user_id,
@@ -162,10 +162,6 @@ def unlink_garminconnect_account(user_id: int) -> None:
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    _unlink(user_id)
-
-
-def _unlink(user_id: int) -> None:
     linked = _trail.unlink(
         user_id,
         "garminconnect",
