@@ -27,7 +27,6 @@ from django.utils.translation import ngettext
 from . import services, tasks
 from .exceptions import IntegrationsError
 from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
-from .services.status import health_message, link_error
 
 # Rows for one press of an action: within the time that a request has.
 AT_ONCE = 200
@@ -39,11 +38,6 @@ def _health(status: LinkStatus, code: str) -> str:
     if code:
         return code.replace("_", " ").capitalize()
     return "" if status == LinkStatus.NOT_LINKED else str(_("Good"))
-
-
-def _told(provider: str, code: str) -> str:
-    """What the athlete is told of it."""
-    return health_message(provider, code) if code else "-"
 
 
 def _user_search_fields() -> list[str]:
@@ -112,7 +106,7 @@ class StoredValuesFilter(admin.SimpleListFilter):
 
     def values(self) -> list[str]:
         column = str(self.parameter_name)
-        stored = UsersIntegrations.objects.exclude(**{column: ""}).order_by(column)
+        stored = UsersIntegrations.objects.filter(**{f"{column}__gt": ""}).order_by(column)
         return list(stored.values_list(column, flat=True).distinct()[:50])
 
     def has_output(self) -> bool:
@@ -342,19 +336,19 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("Strava health"), ordering="strava_error")
     def strava_health(self, row: UsersIntegrations) -> str:
-        return _health(row.strava_status, link_error(row, "strava"))
+        return _health(row.strava_status, services.link_error(row, "strava"))
 
     @admin.display(description=_("The athlete is told"))
     def strava_told(self, row: UsersIntegrations) -> str:
-        return _told("strava", link_error(row, "strava"))
+        return services.link_message(row, "strava") or "-"
 
     @admin.display(description=_("Garmin health"), ordering="garminconnect_error")
     def garminconnect_health(self, row: UsersIntegrations) -> str:
-        return _health(row.garminconnect_status, link_error(row, "garminconnect"))
+        return _health(row.garminconnect_status, services.link_error(row, "garminconnect"))
 
     @admin.display(description=_("The athlete is told"))
     def garminconnect_told(self, row: UsersIntegrations) -> str:
-        return _told("garminconnect", link_error(row, "garminconnect"))
+        return services.link_message(row, "garminconnect") or "-"
 
     @admin.display(description=_("Gear"), ordering="gear_count")
     def gear_count(self, row: Any) -> int:

@@ -70,7 +70,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     """What one user has linked. One row a user; services are its only writers."""
 
     user = models.OneToOneField(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="integrations"
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="users_integrations"
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -82,8 +82,10 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
     strava_sync_gear = models.BooleanField(_("gear synchronisation"), default=False)
     strava_athlete_id = models.BigIntegerField(_("athlete id"), null=True, blank=True)
-    # What was granted, comma-separated as Strava sends it; never what was merely asked for.
-    strava_scope = models.TextField(blank=True, default="")
+    # What was granted, comma-separated as Strava sends it; never what was merely asked for. Empty
+    # where nothing was granted, null where nobody has said.
+    strava_scope = models.TextField(null=True, blank=True)  # noqa: DJ001
+    strava_athlete_name = models.CharField(_("athlete"), max_length=255, blank=True, default="")
     # The site's app that made the link: a refresh token is good for its own client only, so
     # that an operator's typo in STRAVA_CLIENT_ID must not look like a dead link.
     strava_site_client_id = models.CharField(max_length=255, blank=True, default="")
@@ -106,6 +108,11 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_state_expires_at = models.DateTimeField(null=True, blank=True)
     strava_pending_client_id = EncryptedTextField(null=True, blank=True)
     strava_pending_client_secret = EncryptedTextField(null=True, blank=True)
+    # Browsers deliver a redirect twice. So digests are kept of the state that has made this link,
+    # and of the one whose code is being exchanged, until then.
+    strava_spent_state = models.CharField(max_length=64, blank=True, default="")
+    strava_exchanging_state = models.CharField(max_length=64, blank=True, default="")
+    strava_exchanging_until = models.DateTimeField(null=True, blank=True)
 
     # Strava: the link's health.
     strava_refreshed_at = models.DateTimeField(_("last refreshed"), null=True, blank=True)
@@ -115,8 +122,10 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_error = models.CharField(_("Strava error"), max_length=64, blank=True, default="")
     strava_failures = models.PositiveIntegerField(_("failures in a row"), default=0)
     strava_retry_at = models.DateTimeField(_("not tried again before"), null=True, blank=True)
-    # Set where this link ran into a rate limit of its app, for others of that app to know.
+    # Set where this link ran into a rate limit of its app, for others of that app to know. The
+    # limit may be one of reads alone.
     strava_limited_until = models.DateTimeField(null=True, blank=True)
+    strava_limited_reads = models.BooleanField(default=False)
     # A push event said that the link is revoked: when Strava is asked whether it is, unless a
     # worker does so before, and until when the questions that are allowed are used up.
     strava_check_due_at = models.DateTimeField(null=True, blank=True)
@@ -133,6 +142,13 @@ class UsersIntegrations(KeepsSecretsSealed):
     garminconnect_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
     garminconnect_sync_gear = models.BooleanField(_("gear synchronisation"), default=False)
     garminconnect_linked_at = models.DateTimeField(_("connected since"), null=True, blank=True)
+    garminconnect_athlete_name = models.CharField(
+        _("athlete"), max_length=255, blank=True, default=""
+    )
+    # Why the last sign-in came to nothing. It says nothing about the link that there is.
+    garminconnect_login_error = models.CharField(
+        _("sign-in error"), max_length=64, blank=True, default=""
+    )
 
     # Garmin Connect: gear.
     garminconnect_units = models.CharField(max_length=16, choices=Units, blank=True, default="")
@@ -156,6 +172,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     garminconnect_retry_at = models.DateTimeField(
         _("not tried again before"), null=True, blank=True
     )
+    garminconnect_limited_until = models.DateTimeField(null=True, blank=True)
     garminconnect_lease = models.UUIDField(null=True, blank=True)
     garminconnect_lease_until = models.DateTimeField(null=True, blank=True)
 
@@ -251,7 +268,7 @@ class UsersIntegrations(KeepsSecretsSealed):
 
     @property
     def strava_scopes(self) -> list[str]:
-        return [scope for scope in self.strava_scope.split(",") if scope]
+        return [scope for scope in (self.strava_scope or "").split(",") if scope]
 
 
 class GarminConnectLogin(KeepsSecretsSealed):
@@ -269,7 +286,9 @@ class GarminConnectLogin(KeepsSecretsSealed):
         MFA_RUNNING = "mfa_running"  # a worker is answering with the code
 
     user = models.OneToOneField(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="garminconnect_login"
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="integrations_garminconnect_login",
     )
     # A new attempt replaces the one before: a worker that comes late finds another number here.
     attempt = models.UUIDField()
@@ -325,7 +344,7 @@ class Gear(models.Model):
         OTHER = gear.OTHER, _("Other")
 
     user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="gear"
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="integrations_gear"
     )
     provider = models.CharField(max_length=16, choices=Provider)
     provider_gear_id = models.CharField(max_length=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -41,14 +42,41 @@ def _key(user_id: Any) -> Any:
     return get_user_model()._meta.pk.to_python(user_id)
 
 
+def start_gear_sync(user_id: Any, provider: str) -> None:
+    """Have a worker synchronize gear. Raises what services.request_gear_sync raises, and
+    TaskQueueUnavailable."""
+    services.request_gear_sync(user_id, provider)
+    try:
+        enqueue(sync_gear, user_id, provider, *services.acting())
+    except TaskQueueUnavailable:
+        services.withdraw_gear_sync(user_id, provider)
+        raise
+
+
+def start_wanted_gear_sync(user_id: Any, provider: str) -> None:
+    """Where a link was made anew: what its athlete wants of gear is due at once."""
+    with suppress(IntegrationsError):  # the clock will find it due
+        row = services.get_user_integrations_by_user_id(user_id)
+        if getattr(row, f"{provider}_sync_gear"):
+            start_gear_sync(user_id, provider)
+
+
+def _linked(user_id: Any, outcome: str) -> str:
+    if outcome == "linked":
+        start_wanted_gear_sync(user_id, "garminconnect")
+    return outcome
+
+
 @task(priority=_URGENT)
 def sign_in_to_garminconnect(user_id: Any, attempt: str) -> str:
-    return services.run_garminconnect_login(_key(user_id), uuid.UUID(attempt))
+    key = _key(user_id)
+    return _linked(key, services.run_garminconnect_login(key, uuid.UUID(attempt)))
 
 
 @task(priority=_URGENT)
 def answer_garminconnect_mfa(user_id: Any, attempt: str) -> str:
-    return services.run_garminconnect_mfa(_key(user_id), uuid.UUID(attempt))
+    key = _key(user_id)
+    return _linked(key, services.run_garminconnect_mfa(key, uuid.UUID(attempt)))
 
 
 @task

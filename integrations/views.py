@@ -1,24 +1,17 @@
-"""The settings page, the status URL, and what every provider's views share."""
+"""The settings page, the status URL, and what every provider's cards share."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from functools import wraps
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.contrib import messages
-from django.contrib.auth.base_user import AbstractBaseUser
-from django.contrib.auth.decorators import login_required
-from django.contrib.auth.views import redirect_to_login
-from django.db import transaction
-from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import redirect, render
-from django.urls import reverse
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from . import conf, services, tasks
@@ -26,116 +19,32 @@ from .exceptions import (
     IntegrationsError,
     InvalidInput,
     ScopeMissing,
-    TaskQueueUnavailable,
-    TooManyRequests,
+    SecretUnreadable,
+    StravaRelinkRequired,
 )
 from .forms import PreferencesForm
 from .garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
-from .models import Gear, LinkStatus, Units, UsersIntegrations
+from .models import Gear, LinkEvent, LinkStatus, Units, UsersIntegrations
 from .strava import scopes
 from .strava.forms import StravaClientForm
 from .throttle import throttle
+from .web import (
+    AthleteRequest,
+    Failure,
+    at_most,
+    athlete_view,
+    done,
+    errors_as_json,
+    failed,
+    forget_failure,
+    take_failure,
+)
 
 # Seconds. Strava counts by it: an athlete alone must not use up what all have together.
 QUARTER_HOUR = 15 * 60
-
-
-class AthleteRequest(HttpRequest):
-    """A request that has passed athlete_view (for the type checker)."""
-
-    user: AbstractBaseUser  # type: ignore[assignment]
-
-
-def wants_json(request: HttpRequest) -> bool:
-    """Whether the caller is a program: browsers ask for HTML first."""
-    preferred = request.get_preferred_type(["text/html", "application/json"])
-    if preferred == "application/json":
-        return True
-    # Django takes `application/json; charset=utf-8` for a type that nobody offers.
-    accepted = [part.split(";")[0] for part in request.headers.get("Accept", "").lower().split(",")]
-    named = {each.strip() for each in accepted}
-    return "application/json" in named and "text/html" not in named
-
-
-def error_response(code: str, message: str, status: int) -> JsonResponse:
-    return JsonResponse({"error": {"code": code, "message": message}}, status=status)
-
-
-def at_most(
-    times: int, per: int = 60, what: str = ""
-) -> Callable[..., Callable[..., HttpResponse]]:
-    """Answer one user no more often than that; goes below athlete_view.
-
-    Views that do the same thing are counted together under its name.
-    """
-
-    def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-        @wraps(view)
-        def wrapper(request: AthleteRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-            try:
-                action = what or f"{view.__module__}.{view.__qualname__}"
-                throttle(request.user, action, times, per)
-            except TooManyRequests as exc:
-                if request.method == "GET" or wants_json(request):
-                    response = error_response(exc.code, exc.user_message, exc.status_code)
-                    response["Retry-After"] = str(exc.retry_after)
-                    return response
-                return failed(request, exc)
-            return view(request, *args, **kwargs)
-
-        return wrapper
-
-    return decorator
-
-
-def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Every page of an athlete: logged in, never cached, and outside ATOMIC_REQUESTS, because
-    providers are asked. A program that is not logged in gets a 401 instead of a redirect.
-    """
-    for_people = login_required(view)
-
-    @wraps(view)
-    def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if not request.user.is_authenticated and wants_json(request):
-            return error_response("login_required", _("Please log in first."), 401)
-        if not request.user.is_authenticated and request.method not in ("GET", "HEAD"):
-            # A press after the session has ended: the login should not lead back to a POST's URL.
-            return redirect_to_login(reverse("integrations:settings"))
-        with services.acting_as("athlete", request.user.pk):
-            return for_people(request, *args, **kwargs)
-
-    return never_cache(transaction.non_atomic_requests(wrapper))
-
-
-def errors_as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """For a URL that programs ask, whatever they accept."""
-
-    @wraps(view)
-    def wrapper(request: AthleteRequest) -> HttpResponse:
-        try:
-            return view(request)
-        except IntegrationsError as exc:
-            return error_response(exc.code, exc.user_message, exc.status_code)
-
-    return wrapper
-
-
-def done(
-    request: HttpRequest, message: str, *, level: int = messages.SUCCESS, status: int = 200
-) -> HttpResponse:
-    """Say what has happened, on the page or, with a status code, to a program."""
-    if wants_json(request):
-        return JsonResponse({"message": message}, status=status)
-    messages.add_message(request, level, message)
-    return redirect("integrations:settings")
-
-
-def failed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:
-    """Say what went wrong, on the page or to a program."""
-    if wants_json(request):
-        return error_response(error.code, error.user_message, error.status_code)
-    messages.error(request, error.user_message)
-    return redirect("integrations:settings")
+# How long what a worker has failed to do is news to whoever wanted it.
+NEWS = timedelta(minutes=10)
+Event = LinkEvent.Event
 
 
 @athlete_view
@@ -144,51 +53,122 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     """What is linked, how it fares, and the one thing to press."""
     row, login = services.get_links(request.user.pk)
     gear = services.get_gear(request.user.pk)
+    events = services.get_link_events(request.user.pk)
     status = services.describe_integrations(row, login, Counter(item.provider for item in gear))
+    alert = _alert(request, row, login, events)
     granted = row.strava_scopes
-    context: dict[str, Any] = {
-        "strava": status["strava"]
-        | {
-            "linked_at": row.strava_linked_at,
-            "refreshed_at": row.strava_refreshed_at,
-            "uses_own_app": row.has_secret("strava_client_id"),
-            "site_has_app": conf.strava_client() is not None,
-            "permissions": [scopes.label(scope) for scope in granted],
-            "missing": [
-                {"label": scopes.label(scope), "cost": scopes.cost(scope)}
-                for scope in conf.strava_scopes()
-                if scope not in granted
-            ]
-            if granted
-            else [],
-            # Strava compares the host alone, without a port.
-            "callback_domain": urlsplit(f"//{request.get_host()}").hostname,
-            "form": StravaClientForm(),
-            **_gear_context(row, "strava", gear),
-        },
-        "garminconnect": status["garminconnect"]
-        | {
-            "linked_at": row.garminconnect_linked_at,
-            "refreshed_at": row.garminconnect_refreshed_at,
-            "is_cn": login.is_cn if login else row.garminconnect_is_cn,
-            "was_linked": login is not None and row.garminconnect_status == LinkStatus.LINKED,
-            "codes_left": services.codes_left(login) if login else 0,
-            "form": GarminConnectLoginForm(),
-            "mfa_form": GarminConnectMfaForm(),
-            **_gear_context(row, "garminconnect", gear),
-        },
+    strava: dict[str, Any] = {
+        "athlete_name": row.strava_athlete_name or row.strava_athlete_id,
+        "uses_own_app": row.has_secret("strava_client_id"),
+        "site_has_app": conf.strava_client() is not None,
+        "permissions": [scopes.label(scope) for scope in granted],
+        "missing": [
+            {"label": scopes.label(scope), "cost": scopes.cost(scope)}
+            for scope in conf.strava_scopes()
+            if row.strava_scope is not None and scope not in granted
+        ],
+        "gear_missing": services.is_gear_missing(row, "strava"),
+        # Strava compares the host alone, without a port.
+        "callback_domain": urlsplit(f"//{request.get_host()}").hostname,
+        "form": StravaClientForm(initial=_typed(alert, "strava"), auto_id="strava-%s"),
     }
-    context["events"] = services.get_link_events(request.user.pk)
-    context["strava"]["poll"] = context["strava"]["syncing"]
-    context["garminconnect"]["poll"] = (
-        context["garminconnect"]["syncing"]
-        or context["garminconnect"]["status"] == LinkStatus.LINKING
-    )
-    return render(request, "integrations/settings.html", context)
+    garminconnect: dict[str, Any] = {
+        "athlete_name": row.garminconnect_athlete_name,
+        "is_cn": login.is_cn if login else row.garminconnect_is_cn,
+        "login_error": row.garminconnect_login_error,
+        "was_linked": login is not None and row.garminconnect_status == LinkStatus.LINKED,
+        "codes_left": services.codes_left(login) if login else 0,
+        "form": GarminConnectLoginForm(
+            initial=_typed(alert, "garminconnect"), auto_id="garminconnect-%s"
+        ),
+        "mfa_form": GarminConnectMfaForm(auto_id="garminconnect-%s"),
+    }
+    context: dict[str, Any] = {"alert": alert, "events": events}
+    for provider, own in (("strava", strava), ("garminconnect", garminconnect)):
+        link = status[provider] | own | _link_context(row, provider, gear)
+        link["alert"] = alert if alert is not None and alert.provider == provider else None
+        link["notice"] = _notice(row, provider, link)
+        link["broken"] = (
+            link["status"] == LinkStatus.LINKED and (link["error"] or {}).get("code") in _BROKEN
+        )
+        # Asked once, where it has never been answered by a synchronization.
+        link["asks_about_gear"] = (
+            link["status"] == LinkStatus.LINKED
+            and not (link["sync_gear"] or link["synced_at"] or link["syncing"])
+            and not link.get("gear_missing")
+        )
+        link["poll"] = link["syncing"] or link["status"] == LinkStatus.LINKING
+        context[provider] = link
+    for event in events:
+        event.reason = services.event_reason(event)  # type: ignore[attr-defined]
+    response = render(request, "integrations/settings.html", context)
+    forget_failure(request, response)
+    return response
 
 
-def _gear_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> dict[str, Any]:
-    """What the page tells of gear, distances in the athlete's units."""
+def _typed(alert: Failure | None, provider: str) -> dict[str, str]:
+    return alert.values if alert is not None and alert.provider == provider else {}
+
+
+def _alert(
+    request: AthleteRequest, row: UsersIntegrations, login: Any, events: list[LinkEvent]
+) -> Failure | None:
+    """What was wanted and did not happen, if that is the news: one thing at most."""
+    if failure := take_failure(request):
+        return failure
+    if len(messages.get_messages(request)):
+        return None  # then that is the news
+    garmin = services.login_message(row)
+    if login is not None:
+        waits = services.login_status(login) == LinkStatus.MFA_REQUIRED
+        return (
+            Failure("garminconnect", row.garminconnect_login_error, garmin, field="code")
+            if waits and garmin
+            else None
+        )
+    told: set[str] = set()
+    for event in events:  # the newest first, and of each provider that one alone
+        if event.at < timezone.now() - NEWS:
+            break
+        if event.provider in told:
+            continue
+        told.add(event.provider)
+        if event.event == Event.LOGIN_FAILED and garmin:
+            return Failure("garminconnect", row.garminconnect_login_error, garmin)
+        if event.event == Event.SYNC_FAILED and event.actor == LinkEvent.Actor.ATHLETE:
+            link = services.link_message(row, event.provider)
+            if message := services.sync_message(row, event.provider) or link:
+                return Failure(event.provider, event.code, message)
+    return None
+
+
+def _notice(row: UsersIntegrations, provider: str, link: dict[str, Any]) -> dict[str, Any] | None:
+    """How a link stands, where it does not stand well: not what the alert has said."""
+    code, words = services.link_error(row, provider), services.link_message(row, provider)
+    if link["status"] == LinkStatus.RELINK_REQUIRED:
+        kind, code = "relink", code or StravaRelinkRequired.code
+    elif provider == "garminconnect" and (failed_login := services.login_message(row)):
+        code, words = row.garminconnect_login_error, failed_login
+        kind = "kept" if link["status"] == LinkStatus.LINKED else "login"
+    elif code:
+        kind = "broken" if code in _BROKEN else "kept"
+    elif link["sync_error"]:
+        code, words, kind = getattr(row, f"{provider}_sync_error"), link["sync_error"], "gear"
+        kind = "broken" if code in _BROKEN else kind
+    else:
+        return None
+    alert: Failure | None = link["alert"]
+    if alert is not None and (alert.code == code or alert.message == words):
+        return None
+    return {"kind": kind, "code": code, "message": words}
+
+
+# What somebody has to do something about.
+_BROKEN = {"invalid_client", "client_changed", "application_inactive", SecretUnreadable.code}
+
+
+def _link_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> dict[str, Any]:
+    """What the page tells of any link, and of its gear, distances in the athlete's units."""
     units = getattr(row, f"{provider}_units") or Units.METRIC
     metres = 1609.344 if units == Units.IMPERIAL else 1000
     items: list[dict[str, Any]] = [
@@ -198,6 +178,8 @@ def _gear_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> di
     ]
     syncing_until = getattr(row, f"{provider}_syncing_until")
     return {
+        "linked_at": getattr(row, f"{provider}_linked_at"),
+        "refreshed_at": getattr(row, f"{provider}_refreshed_at"),
         "gear_in_use": [item for item in items if not item["gear"].retired],
         "gear_retired": [item for item in items if item["gear"].retired],
         "synced_at": getattr(row, f"{provider}_synced_at"),
@@ -220,15 +202,16 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
     except IntegrationsError as exc:
         return failed(request, exc)
     if not sync_gear:
-        return done(request, _("Gear is no longer synchronised. What is here stays as it is."))
+        return done(request, _("Gear no longer syncs. What is listed here stays as it is."))
     try:
         throttle(request.user, "gear_sync", 12, QUARTER_HOUR)
-        _start_gear_sync(request.user.pk, provider)
-    except ScopeMissing as exc:
-        return done(request, exc.user_message, level=messages.WARNING)
+        tasks.start_gear_sync(request.user.pk, provider)
+    except ScopeMissing:
+        hint = _("Saved. Your gear will sync as soon as Strava has your permission for it.")
+        return done(request, hint, level=messages.WARNING)
     except IntegrationsError:  # not connected, under way, too often, or no worker to be had
-        return done(request, _("Gear will be synchronised."))
-    return done(request, _("Gear will be synchronised. The first time starts now."))
+        return done(request, _("Saved. Your gear will sync."))
+    return done(request, _("Saved. Your gear is syncing now."))
 
 
 @athlete_view
@@ -237,10 +220,10 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
 def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
     """Start a gear synchronisation."""
     try:
-        _start_gear_sync(request.user.pk, provider)
+        tasks.start_gear_sync(request.user.pk, provider)
     except IntegrationsError as exc:
         return failed(request, exc)
-    return done(request, _("Synchronising your gear …"), level=messages.INFO, status=202)
+    return done(request, _("Syncing your gear …"), level=messages.INFO, status=202)
 
 
 @athlete_view
@@ -263,12 +246,3 @@ def export(request: AthleteRequest) -> HttpResponse:
 def status(request: AthleteRequest) -> HttpResponse:
     """The state of both providers as JSON, without secrets."""
     return JsonResponse(services.get_integrations_status(request.user.pk))
-
-
-def _start_gear_sync(user_id: int, provider: str) -> None:
-    services.request_gear_sync(user_id, provider)
-    try:
-        tasks.enqueue(tasks.sync_gear, user_id, provider, *services.acting())
-    except TaskQueueUnavailable:
-        services.withdraw_gear_sync(user_id, provider)
-        raise

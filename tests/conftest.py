@@ -118,10 +118,12 @@ def row_of(user: Any) -> UsersIntegrations:
 
 
 def messages_of(client: Client) -> list[str]:
-    """What the settings page tells the athlete next."""
+    """What the settings page tells the athlete next, of what happened and what did not."""
     response = client.get(reverse("integrations:settings"))
     assert response.status_code == 200
-    return [str(message) for message in response.context["messages"]]
+    alert = response.context["alert"]
+    told = [str(message) for message in response.context["messages"]]
+    return [*told, alert.message] if alert else told
 
 
 @pytest.fixture

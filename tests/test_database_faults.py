@@ -247,7 +247,7 @@ SYNC_NOTED = leaves(
 )
 LEASE = leaves("strava_lease", "strava_lease_until")
 GARMIN_LEASE = leaves("garminconnect_lease", "garminconnect_lease_until")
-STATE = leaves("strava_state", "strava_state_expires_at")
+STATE = leaves("strava_state", "strava_state_expires_at", "strava_exchanging_*")
 LEASE_RUNS_OUT = "the lease is taken first, and frees the way when it runs out"
 ASKS_AGAIN = "a provider's answer is worth a link: the database is asked again for a while"
 
@@ -406,13 +406,17 @@ CASES: dict[str, Case] = {
     "get_integrations_status": Case(
         garmin_sign_in_over,
         lambda w: services.get_integrations_status(w.id),
-        leaves("garminconnect_error", "integrations_garminconnectlogin", "integrations_linkevent"),
+        leaves(
+            "garminconnect_login_error", "integrations_garminconnectlogin", "integrations_linkevent"
+        ),
         "a sign-in whose time has run out is settled, and then the rows are read",
     ),
     "get_links": Case(
         garmin_sign_in_over,
         lambda w: services.get_links(w.id),
-        leaves("garminconnect_error", "integrations_garminconnectlogin", "integrations_linkevent"),
+        leaves(
+            "garminconnect_login_error", "integrations_garminconnectlogin", "integrations_linkevent"
+        ),
         "a sign-in whose time has run out is settled, and then the rows are read",
     ),
     "get_link_events": Case(strava_link, lambda w: services.get_link_events(w.id)),
@@ -485,7 +489,12 @@ NO_DATABASE = {
     "acting_as": "a context variable",
     "codes_left": "reads an instance at hand",
     "describe_integrations": "reads instances at hand",
-    "health_message": "words",
+    "event_reason": "words",
+    "is_gear_missing": "reads an instance at hand",
+    "link_error": "reads an instance at hand",
+    "link_message": "words",
+    "login_message": "words",
+    "login_status": "reads an instance at hand",
     "sync_message": "words",
     "is_strava_verify_token": "compares with a setting",
     "run_parallel": "threads for others' work",

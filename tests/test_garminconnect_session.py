@@ -198,6 +198,7 @@ def test_a_garmin_in_trouble_never_ends_a_link(alice, garmin, lapsing, fault):
     assert row.garminconnect_error == caught.value.code
     assert row.garminconnect_failures == 1
     garmin.recover()
+    UsersIntegrations.objects.update(garminconnect_limited_until=None)  # a limit is over
     assert get_client(alice.pk).get_gear_list()
     assert row_of(alice).garminconnect_error == ""
 

@@ -282,7 +282,7 @@ def test_those_users_see_reconnect_at_once_and_no_others(
         ), provider
     page = alice_client.get(PAGE).content.decode()
     assert page.count('data-status="relink_required"') == 2
-    assert page.count("cannot be read any more. Please connect the account again.") == 2
+    assert page.count("We can no longer read your stored connection. Please reconnect.") == 2
     for provider in services.PROVIDERS:
         response = alice_client.post(f"/integrations/{provider}/gear/sync/", headers=JSON)
         assert response.json()["error"]["code"] == "relink_required"

@@ -74,7 +74,7 @@ def test_the_status_names_what_is_wrong(alice_client, linked):
 
     assert strava["status"] == "relink_required"
     assert strava["error"]["code"] == "relink_required"
-    assert "Connect again" in strava["error"]["message"]
+    assert "Reconnect" in strava["error"]["message"]
 
 
 @pytest.mark.parametrize("status", ["not_linked", "linked", "relink_required"])

@@ -164,6 +164,7 @@ def test_a_fault_never_ends_a_link(alice, expired, strava, fault):
     assert row.strava_retry_at > timezone.now()
     assert row.strava_lease is None
 
+    UsersIntegrations.objects.update(strava_limited_until=None)  # a limit's window has turned
     assert strava.is_alive(get_token(alice.pk))
     row = row_of(alice)
     assert (row.strava_error, row.strava_failures, row.strava_retry_at) == ("", 0, None)

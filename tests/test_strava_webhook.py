@@ -254,23 +254,34 @@ def test_without_a_worker_the_event_waits_in_the_row(alice, client, linked, stra
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
 
 
-def test_a_rate_limit_puts_off_whom_it_was_said_to(alice, bob, client, link, strava):
+def test_a_limit_of_reads_puts_no_check_off(alice, bob, link, strava):
     for user, athlete_id in ((alice, ALICE), (bob, BJORN)):
         link(user, athlete_id)
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
-    # Gear has run into a limit, which may be one of reads.
+    # Gear has run into a limit of reads, which the token endpoint is not read from.
     UsersIntegrations.objects.filter(user=bob).update(
-        strava_limited_until=timezone.now() + timedelta(hours=5)
+        strava_limited_until=timezone.now() + timedelta(hours=5), strava_limited_reads=True
     )
-    strava.fail("token", "429", times=1)
+    assert tasks.confirm_due_strava_revocations.call() == 2
+    assert strava.calls["token"] == 2
+    assert not UsersIntegrations.objects.exclude(strava_check_due_at=None).exists()
+
+
+def test_any_other_limit_puts_off_all_whose_app_it_is(alice, bob, link, strava):
+    for user, athlete_id in ((alice, ALICE), (bob, BJORN)):
+        link(user, athlete_id)
+    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+    strava.fail("token", "429")
 
     assert tasks.confirm_due_strava_revocations.call() == 2
 
-    waiting = UsersIntegrations.objects.exclude(strava_check_due_at=None)
-    assert [row.strava_retry_at > timezone.now() for row in waiting] == [True]
+    assert strava.calls["token"] == 1  # the other one need not be asked about
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
-    assert len(services.take_due_strava_checks()) == 1
     assert services.take_due_strava_checks() == []
+    strava.recover()
+    UsersIntegrations.objects.update(strava_limited_until=None, strava_retry_at=None)
+    assert tasks.confirm_due_strava_revocations.call() == 2
+    assert not UsersIntegrations.objects.exclude(strava_check_due_at=None).exists()
 
 
 def test_a_lost_key_unlinks_nobody(alice, client, expired, strava, settings):

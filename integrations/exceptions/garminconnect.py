@@ -88,10 +88,7 @@ class GarminConnectInvalidReply(GarminConnectError, InvalidProviderReply):
 
 
 class GarminConnectRateLimited(GarminConnectError, RateLimited):
-    default_message = _(
-        "Garmin is refusing sign-ins from here for a while. Your e-mail and password may well be "
-        "right. Please wait an hour before you try again."
-    )
+    default_message = _("Garmin has too many requests from this site at the moment.")
 
 
 class InvalidCredentials(GarminConnectError):

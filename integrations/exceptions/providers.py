@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from .base import IntegrationsError
 
@@ -48,18 +49,32 @@ class InvalidProviderReply(ProviderError):
 
     code = "invalid_provider_reply"
     default_message = _(
-        "Strava gave an answer that makes no sense. Nothing was changed; please try again later."
+        "Strava sent an answer that we could not use. Nothing was changed. Please try again later."
     )
 
 
 class RateLimited(ProviderError):
-    """Too many requests of this app (HTTP 429); `retry_after` tells when its window turns."""
+    """Too many requests of this app (HTTP 429); `retry_after` tells when its window turns.
+
+    `reads_only` says that the limit is one of reads from the API.
+    """
 
     status_code = 429
     code = "rate_limited"
-    default_message = _(
-        "Strava is limiting how often it may be asked. Please try again in a quarter of an hour."
-    )
+    default_message = _("Strava has too many requests from this app at the moment.")
+    reads_only = False
+
+    @property
+    def user_message(self) -> str:
+        if not self.retry_after:
+            return f"{self._message} {_('Please try again later.')}"
+        minutes = max(1, -(-self.retry_after // 60))
+        when = ngettext(
+            "Please try again in %(minutes)d minute.",
+            "Please try again in %(minutes)d minutes.",
+            minutes,
+        ) % {"minutes": minutes}
+        return f"{self._message} {when}"
 
 
 class InvalidGrant(ProviderError):
@@ -110,6 +125,15 @@ class SiteClientRejected(InvalidClient):
     default_message = _(
         "Strava does not accept this site’s own Strava app at the moment. It is not your fault and "
         "your connection is kept; whoever runs this site has to look at it."
+    )
+
+
+class SiteClientChanged(SiteClientRejected):
+    """The site has another Strava app by now: a link is good for the one that it was made by."""
+
+    code = "client_changed"
+    default_message = _(
+        "This site now uses another Strava app. Connect Strava again to go on; it takes a moment."
     )
 
 

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import re
+import unicodedata
+from typing import Any
+
 from django import forms
-from django.core.validators import RegexValidator
+from django.core.validators import MaxLengthValidator, RegexValidator, validate_email
 from django.utils.translation import gettext_lazy as _
+
+from ..forms import TypedField
 
 
 def _encodable(value: str) -> None:
@@ -10,24 +16,56 @@ def _encodable(value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise forms.ValidationError(_("This cannot be a password.")) from None
+        raise forms.ValidationError(
+            _("This password has a character that cannot be sent. Please type it again.")
+        ) from None
 
 
 class GarminConnectLoginForm(forms.Form):
     """The athlete's Garmin login. The password is taken to the letter, spaces too."""
 
-    email = forms.EmailField(label=_("Garmin e-mail address"), max_length=254)
+    comes_back: tuple[str, ...] = ("email", "is_cn")
+
+    email = TypedField(
+        label=_("Garmin e-mail address"),
+        validators=[MaxLengthValidator(254), validate_email],
+        error_messages={
+            "required": _("Enter the e-mail address of your Garmin account."),
+            "invalid": _(
+                "This is not an e-mail address. It should look like name@example.com. Check it for "
+                "typos."
+            ),
+            "max_length": _(
+                "This e-mail address is too long: it has %(show_value)d characters, and "
+                "%(limit_value)d are the most. Check what you pasted."
+            ),
+        },
+    )
     password = forms.CharField(
-        label=_("Garmin password"), max_length=256, strip=False, validators=[_encodable]
+        label=_("Garmin password"),
+        max_length=256,
+        strip=False,
+        validators=[_encodable],
+        error_messages={
+            "required": _("Enter the password of your Garmin account."),
+            "max_length": _(
+                "This password is too long: it has %(show_value)d characters, and %(limit_value)d "
+                "are the most. Check what you pasted."
+            ),
+        },
     )
     is_cn = forms.BooleanField(label=_("My account is at Garmin China (garmin.cn)"), required=False)
 
 
-class MfaCodeField(forms.CharField):
-    """A number, which people type with spaces or dashes in it."""
+class MfaCodeField(TypedField):
+    """A number, which people type with spaces or dashes in it, and with other people's digits."""
 
-    def to_python(self, value: object) -> str:
-        return (super().to_python(value) or "").replace(" ", "").replace("-", "")
+    def to_python(self, value: Any) -> str:
+        return re.sub(
+            r"[\W_]",
+            "",
+            "".join(str(unicodedata.decimal(char, char)) for char in super().to_python(value)),
+        )
 
 
 class GarminConnectMfaForm(forms.Form):
@@ -35,6 +73,8 @@ class GarminConnectMfaForm(forms.Form):
 
     code = MfaCodeField(
         label=_("Code from Garmin"),
-        max_length=12,
-        validators=[RegexValidator(r"\A[0-9]{4,10}\Z", _("The code is a number."))],
+        error_messages={"required": _("Enter the code that Garmin sent you.")},
+        validators=[
+            RegexValidator(r"\A[0-9]{4,10}\Z", _("The code is a number of 4 to 10 digits."))
+        ],
     )

@@ -7,8 +7,22 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from .. import services, tasks
-from ..exceptions import IntegrationsError, InvalidInput, TaskQueueUnavailable
-from ..views import AthleteRequest, at_most, athlete_view, done, failed
+from ..exceptions import (
+    GarminConnectNotLinked,
+    IntegrationsError,
+    NoLoginInProgress,
+    TaskQueueUnavailable,
+)
+from ..web import (
+    AthleteRequest,
+    asking_first,
+    at_most,
+    athlete_view,
+    done,
+    failed,
+    not_needed,
+    require_valid,
+)
 from .forms import GarminConnectLoginForm, GarminConnectMfaForm
 
 
@@ -20,10 +34,7 @@ def connect(request: AthleteRequest) -> HttpResponse:
     """Start a sign-in and answer at once: a worker does it, however long Garmin takes."""
     form = GarminConnectLoginForm(request.POST)
     try:
-        if not form.is_valid():
-            raise InvalidInput(
-                _("Please enter the e-mail and the password of your Garmin account.")
-            )
+        require_valid(form)
         attempt = services.begin_garminconnect_login(request.user.pk, **form.cleaned_data)
         try:
             tasks.enqueue(tasks.sign_in_to_garminconnect, request.user.pk, str(attempt))
@@ -31,7 +42,7 @@ def connect(request: AthleteRequest) -> HttpResponse:
             services.cancel_garminconnect_login(request.user.pk)  # with its password
             raise
     except IntegrationsError as exc:
-        return failed(request, exc)
+        return failed(request, exc, form)
     return done(request, _("Signing in to Garmin …"), level=messages.INFO, status=202)
 
 
@@ -43,8 +54,7 @@ def mfa(request: AthleteRequest) -> HttpResponse:
     """Answer Garmin's question for a code, by a worker too."""
     form = GarminConnectMfaForm(request.POST)
     try:
-        if not form.is_valid():
-            raise InvalidInput(_("The code is a number of 4 to 10 digits. Please check it."))
+        require_valid(form)
         attempt = services.submit_garminconnect_code(request.user.pk, form.cleaned_data["code"])
         try:
             tasks.enqueue(tasks.answer_garminconnect_mfa, request.user.pk, str(attempt))
@@ -52,7 +62,7 @@ def mfa(request: AthleteRequest) -> HttpResponse:
             services.withdraw_garminconnect_code(request.user.pk, attempt)
             raise
     except IntegrationsError as exc:
-        return failed(request, exc)
+        return failed(request, exc, form)
     return done(request, _("Checking the code with Garmin …"), level=messages.INFO, status=202)
 
 
@@ -63,24 +73,28 @@ def cancel(request: AthleteRequest) -> HttpResponse:
     """Drop a sign-in under way."""
     try:
         services.cancel_garminconnect_login(request.user.pk)
+    except NoLoginInProgress as exc:
+        return not_needed(request, exc)
     except IntegrationsError as exc:
         return failed(request, exc)
-    return done(request, _("The sign-in to Garmin was cancelled."))
+    return done(request, _("The sign-in to Garmin was canceled."))
 
 
 @athlete_view
-@require_POST
+@asking_first("garminconnect")
 @at_most(30)
 def disconnect(request: AthleteRequest) -> HttpResponse:
     """Forget everything here, and say where the session itself is ended."""
     try:
         services.disconnect_garminconnect(request.user.pk)
+    except GarminConnectNotLinked as exc:
+        return not_needed(request, exc)
     except IntegrationsError as exc:
         return failed(request, exc)
     return done(
         request,
         _(
-            "Garmin Connect is disconnected, and the stored session is deleted. Garmin lets no "
-            "site end the session itself; you can do that in your Garmin account, under Security."
+            "Garmin Connect is disconnected, and the stored session is deleted. To end the session "
+            "at Garmin too, open Garmin › Security."
         ),
     )

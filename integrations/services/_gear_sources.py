@@ -20,7 +20,7 @@ from ..garminconnect.gear import fetch_gear, fetch_units
 from ..gear import BIKE, SHOES, GearItem, clean_text
 from ..models import UsersIntegrations
 from ..strava.client import StravaClient, StravaGear
-from . import strava
+from . import _rows, strava
 from ._single_flight import TokenKeeper
 from .garminconnect import GarminConnectTokenKeeper, get_garminconnect_client
 from .strava_tokens import StravaTokenKeeper
@@ -66,7 +66,7 @@ def fetch_from_strava(row: UsersIntegrations) -> Fetched:
             return _strava_details(client, token, item)
         except (RateLimited, ProviderUnavailable, TokenRejected) as exc:
             # It concerns the other gear as well, and refused requests count.
-            strava.note_limit(row.user_id, exc)
+            _rows.note_limit(row.user_id, "strava", exc)
             stopped.append(exc)
             raise
 

@@ -13,7 +13,12 @@ from django.db import DatabaseError, InterfaceError, connections, router, transa
 from django.dispatch import Signal
 from django.utils import timezone
 
-from ..exceptions import IntegrationsDatabaseError, IntegrationsNotFound
+from ..exceptions import (
+    IntegrationsDatabaseError,
+    IntegrationsError,
+    IntegrationsNotFound,
+    RateLimited,
+)
 from ..garminconnect.client import token_expiry
 from ..models import UsersIntegrations
 
@@ -193,16 +198,41 @@ def healthy_columns(provider: str) -> dict[str, Any]:
     }
 
 
+def anew_columns(provider: str) -> dict[str, Any]:
+    """What every write that makes or ends a link also writes.
+
+    Nothing that was noted against the old one stands against the new one: no error, failure, wait
+    or limit. Its gear is due at once, if it is wanted.
+    """
+    return (
+        healthy_columns(provider)
+        | {
+            f"{provider}_sync_error": "",
+            f"{provider}_sync_failures": 0,
+            f"{provider}_sync_due_at": None,
+            f"{provider}_syncing_until": None,
+        }
+        | _NOTED_OF[provider]
+    )
+
+
+_NOTED_OF: dict[str, dict[str, Any]] = {
+    "strava": {
+        "strava_limited_until": None,
+        "strava_limited_reads": False,
+        "strava_check_due_at": None,
+        "strava_checks_until": None,
+        "strava_spent_state": "",
+        "strava_exchanging_state": "",
+        "strava_exchanging_until": None,
+    },
+    "garminconnect": {"garminconnect_limited_until": None, "garminconnect_login_error": ""},
+}
+
+
 def unsynced_columns(provider: str) -> dict[str, Any]:
-    """The columns of a link whose gear was never synchronised."""
-    return {
-        f"{provider}_units": "",
-        f"{provider}_synced_at": None,
-        f"{provider}_sync_error": "",
-        f"{provider}_sync_failures": 0,
-        f"{provider}_sync_due_at": None,
-        f"{provider}_syncing_until": None,
-    }
+    """The columns of a link whose gear was never synchronized."""
+    return {f"{provider}_units": "", f"{provider}_synced_at": None}
 
 
 def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
@@ -213,6 +243,24 @@ def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
     return columns
 
 
+def note_limit(user_id: int, provider: str, exc: IntegrationsError) -> None:
+    """Note a rate limit where every door to the provider can find it."""
+    if isinstance(exc, RateLimited):
+        until = timezone.now() + timedelta(seconds=exc.retry_after or 900)
+        columns: dict[str, Any] = {f"{provider}_limited_until": until}
+        if provider == "strava":
+            columns["strava_limited_reads"] = exc.reads_only
+        UsersIntegrations.objects.filter(user_id=user_id).update(**columns)
+
+
+def limited_for(row: UsersIntegrations | None, provider: str) -> int:
+    """Seconds until the rate limit that a link ran into is over; 0 where there is none."""
+    until: datetime | None = getattr(row, f"{provider}_limited_until", None)
+    if until is None or until <= timezone.now():
+        return 0
+    return max(1, round((until - timezone.now()).total_seconds()))
+
+
 def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
     """A partial update by the seed's fields, with what has to move along with them."""
     if "strava_state" in columns:
@@ -221,11 +269,11 @@ def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
         if f"{provider}_sync_gear" in columns:
             columns |= sync_columns(provider, columns[f"{provider}_sync_gear"])
     if columns.keys() & _STRAVA_TOKENS:
-        columns |= healthy_columns("strava")
+        columns |= anew_columns("strava")
     if "garminconnect_oauth2" in columns:
         columns["garminconnect_token_expires_at"] = token_expiry(columns["garminconnect_oauth2"])
     if columns.keys() & _GARMINCONNECT_TOKENS:
-        columns |= healthy_columns("garminconnect")
+        columns |= anew_columns("garminconnect")
     return columns
 
 

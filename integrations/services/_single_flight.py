@@ -86,6 +86,18 @@ class TokenKeeper[Token](ABC):
     def refresh(self, row: UsersIntegrations) -> Refreshed[Token]:
         """Ask the provider, once. Raises `dead`, or another ProviderError."""
 
+    def limited_for(self, row: UsersIntegrations, *, reading: bool) -> int:
+        """Seconds for which the provider may not be asked in this link's name; 0 where it may."""
+        return _rows.limited_for(row, self.provider)
+
+    def require_no_limit(self, row: UsersIntegrations, *, reading: bool = False) -> None:
+        """Raises RateLimited while the provider may not be asked, by whatever door.
+
+        `reading` says whether the API is about to be read from, or else the token endpoint asked.
+        """
+        if seconds := self.limited_for(row, reading=reading):
+            raise error_by_code(RateLimited.code, self.errors)(retry_after=seconds)
+
     def obtain(
         self, user_id: int, *, replacing: Token | None = None, asking: bool = False
     ) -> Token:
@@ -111,6 +123,7 @@ class TokenKeeper[Token](ABC):
                 # The refresh that this call waited for has failed: share its answer, because a
                 # provider in trouble is not helped by every waiter asking once more.
                 raise self._stored_error(row)
+            self.require_no_limit(row)
             lease = uuid.uuid4()
             if self._take_lease(row, lease):
                 refreshed = self.refresh_leased(row, lease)
@@ -249,6 +262,7 @@ class TokenKeeper[Token](ABC):
             # A lost key does not end the link: it is the operator's to put right.
             if not settled:
                 settled = True
+                _rows.note_limit(row.user_id, self.provider, exc)
                 self._note_failure(row, lease, exc)
             if isinstance(exc, SecretUnreadable):
                 raise self.relink_required from exc

@@ -73,7 +73,7 @@ def unlink(
     `only_if` is true.
     """
     rows = UsersIntegrations.objects.filter(user_id=user_id)
-    columns |= _rows.healthy_columns(provider) | _rows.unsynced_columns(provider)
+    columns |= _rows.anew_columns(provider) | _rows.unsynced_columns(provider)
     with _rows.atomic():
         # Held, so that of two at once one finds nothing any more.
         linked = _rows.lock_row(user_id).is_linked(provider)

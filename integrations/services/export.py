@@ -13,6 +13,7 @@ from ._rows import database_errors
 _LEFT_OUT = {
     # Ours alone: they say nothing of the athlete.
     *("id", "user", "attempt", "email_hash", "strava_lease", "garminconnect_lease"),
+    *("strava_spent_state", "strava_exchanging_state", "strava_exchanging_until"),
     "strava_state",  # worth as much as a secret for ten minutes
     "actor_user",  # which of the staff it was
 }

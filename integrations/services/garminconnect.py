@@ -146,7 +146,7 @@ def write_link(
         relinked = _rows.lock_row(user_id).is_linked("garminconnect")
         _rows.update(
             user_id,
-            **session_columns(oauth2_token),
+            **session_columns(oauth2_token) | _rows.anew_columns("garminconnect"),
             garminconnect_oauth1=oauth1_token,
             garminconnect_is_cn=is_cn,
             garminconnect_linked_at=linked_at,

@@ -90,7 +90,7 @@ def begin_garminconnect_login(
         GarminConnectLogin.objects.bulk_create(
             [login], update_conflicts=True, unique_fields=["user"], update_fields=written
         )
-        _rows.update(user_id, garminconnect_error="")
+        _rows.update(user_id, garminconnect_login_error="")
     return attempt
 
 
@@ -137,7 +137,7 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
             step=Step.MFA_QUEUED, step_until=timezone.now() + PICK_UP, mfa_code=code
         ):
             raise LoginInProgress if logins.exists() else NoLoginInProgress
-        _rows.update(user_id, garminconnect_error="")
+        _rows.update(user_id, garminconnect_login_error="")
         attempt = logins.values_list("attempt", flat=True).first()
         if attempt is None:  # cancelled in this very moment
             raise NoLoginInProgress
@@ -175,7 +175,7 @@ def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
             step=Step.MFA_REQUIRED, step_until=login.mfa_until, wrong_codes=wrong_codes
         ):
             return "superseded"
-        _rows.update(user_id, garminconnect_error=outcome.code)
+        _rows.update(user_id, garminconnect_login_error=outcome.code)
     count_failure("garminconnect", "sign_in", outcome.code)
     return outcome.code
 
@@ -211,7 +211,7 @@ def settle_garminconnect_login(user_id: int) -> None:
         else:
             settled, _ = mine.delete()
         if settled:
-            _rows.update(user_id, garminconnect_error=code)
+            _rows.update(user_id, garminconnect_login_error=code)
             _trail.note(user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.SYSTEM)
             count_failure("garminconnect", "sign_in", code)
 
@@ -332,7 +332,7 @@ def _end(login: GarminConnectLogin, code: str) -> str:
         deleted, _ = _mine(login).delete()
         if not deleted:
             return "superseded"
-        _rows.update(login.user_id, garminconnect_error=code)
+        _rows.update(login.user_id, garminconnect_login_error=code)
         _trail.note(login.user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.ATHLETE)
     count_failure("garminconnect", "sign_in", code)
     return code

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db.models import Count, F, Q
+from django.db.models import Case, Count, F, Q, Value, When
 from django.utils import timezone
 
 from ..exceptions import (
@@ -30,7 +30,7 @@ from ..gear import GearItem
 from ..metrics import count_failure
 from ..models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
 from ..signals import gear_synced
-from . import _rows, _trail, strava
+from . import _rows, _trail
 from ._gear_sources import KEEPERS, Fetched, fetch_from_garminconnect, fetch_from_strava
 from ._rows import database_errors
 from ._trail import Event
@@ -76,23 +76,10 @@ def sync_garminconnect_gear(user_id: int) -> GearCounts:
     return _sync(user_id, "garminconnect", fetch_from_garminconnect)
 
 
-@database_errors
 def sync_gear(user_id: int, provider: str) -> GearCounts:
-    """Synchronise as one of many: sync_strava_gear or sync_garminconnect_gear, by name.
-
-    While the site's Strava app has used up its limit, those who depend on it are put off
-    without asking, because refused requests count as well.
-    """
-    if provider != "strava":
-        return sync_garminconnect_gear(user_id)
-    seconds = strava.site_limited_for()
-    if seconds:
-        row = UsersIntegrations.objects.filter(user_id=user_id, strava_client_id=None).first()
-        if row is not None:
-            exc = RateLimited(retry_after=seconds)
-            _note_failure(row, provider, exc, asked=False)
-            raise exc
-    return sync_strava_gear(user_id)
+    """sync_strava_gear or sync_garminconnect_gear, by name."""
+    sync = sync_strava_gear if provider == "strava" else sync_garminconnect_gear
+    return sync(user_id)
 
 
 @database_errors
@@ -100,20 +87,27 @@ def request_gear_sync(user_id: int, provider: str) -> None:
     """Note that a synchronisation is about to be done by a worker, for the page to tell.
 
     Raises SyncInProgress if one is under way, or that the provider is not linked, has to be
-    linked again, or that its gear was not permitted.
+    linked again, has said that it may not be asked for a while, or that its gear was not permitted.
     """
     keeper = KEEPERS[provider]
     row = keeper.linked_row(user_id)
     if not row.is_readable(provider):
         raise keeper.relink_required
-    if provider == "strava" and row.strava_scope and GEAR_SCOPE not in row.strava_scopes:
+    if is_gear_missing(row, provider):
         raise ScopeMissing
+    keeper.require_no_limit(row, reading=True)
     now = timezone.now()
     free = Q(**{f"{provider}_syncing_until": None}) | Q(**{f"{provider}_syncing_until__lt": now})
     # The last error goes with it: a page that polls has to notice the same one again.
     columns = {f"{provider}_syncing_until": now + SYNCING_FOR, f"{provider}_sync_error": ""}
     if not UsersIntegrations.objects.filter(free, user_id=user_id).update(**columns):
         raise SyncInProgress
+
+
+def is_gear_missing(row: UsersIntegrations, provider: str) -> bool:
+    """Whether the athlete has not granted what gear needs."""
+    known = provider == "strava" and row.strava_scope is not None
+    return known and GEAR_SCOPE not in row.strava_scopes
 
 
 @database_errors
@@ -200,15 +194,21 @@ def _batch(rows: Any, last: int) -> list[tuple[int, int]]:
 
 def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetched]) -> GearCounts:
     _rows.require_autocommit()
-    row = KEEPERS[provider].linked_row(user_id)
+    keeper = KEEPERS[provider]
+    row = keeper.linked_row(user_id)
+    try:
+        keeper.require_no_limit(row, reading=True)
+    except RateLimited as exc:
+        # Without asking, because refused requests count as well.
+        _note_failure(row, provider, exc, asked=False)
+        raise
     try:
         fetched = fetch(row)
         counts = _apply(row, provider, fetched)
-    except (IntegrationsDatabaseError, KEEPERS[provider].not_linked):
+    except (IntegrationsDatabaseError, keeper.not_linked):
         raise  # ours, or disconnected meanwhile: nothing that the link has to do with
     except IntegrationsError as exc:
-        if provider == "strava":
-            strava.note_limit(user_id, exc)
+        _rows.note_limit(user_id, provider, exc)
         _note_failure(row, provider, exc)
         raise
     _rows.send_after_commit(gear_synced, user_id, provider)
@@ -320,12 +320,17 @@ def _note_failure(
     retry_after = timedelta(seconds=getattr(exc, "retry_after", None) or 0)
     if isinstance(exc, RateLimited):
         wait = retry_after  # the window turns for all at once, however often it was refused
-    columns = {
-        "sync_error": exc.code,
-        "sync_failures": F(f"{provider}_sync_failures") + 1,
-        "sync_due_at": timezone.now() + max(wait, retry_after),
-        "syncing_until": None,
-    }
+    columns: dict[str, Any] = {"syncing_until": None}
+    # What is wrong with the link itself is noted there, and there alone: a second copy would
+    # outlive the cure.
+    if not isinstance(exc, KEEPERS[provider].relink_required):
+        columns |= {
+            "sync_error": Case(
+                When(**{f"{provider}_error": exc.code}, then=Value("")), default=Value(exc.code)
+            ),
+            "sync_failures": F(f"{provider}_sync_failures") + 1,
+            "sync_due_at": timezone.now() + max(wait, retry_after),
+        }
     linked_at = f"{provider}_linked_at"
     with _rows.atomic():  # or a failure would count of which the trail knows nothing
         if not UsersIntegrations.objects.filter(

@@ -6,61 +6,131 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from ..exceptions import (
+    ApplicationInactive,
     GarminConnectError,
+    InvalidClient,
+    InvalidProviderReply,
+    ProviderUnavailable,
+    RateLimited,
     ScopeMissing,
     SecretUnreadable,
+    SiteClientChanged,
+    StravaRelinkRequired,
+    TokenRejected,
     error_by_code,
 )
-from ..models import GarminConnectLogin, UsersIntegrations
+from ..models import GarminConnectLogin, LinkEvent, UsersIntegrations
+from . import _rows
 from ._rows import database_errors
 from .garminconnect_login import login_status, settle_garminconnect_login
 from .gear import count_gear
 
-_TRYING_AGAIN = _("We will try again by ourselves; there is nothing you need to do.")
+_TRYING_AGAIN = _("We will try again automatically. You do not need to do anything.")
 _TRY_AGAIN = _("Press “Sync now” to try again.")
+_NAMES = {"strava": "Strava", "garminconnect": "Garmin"}
 
-# What a stored error means for the athlete: where it came up, nobody was looking.
-_STRAVA_MESSAGES: dict[str, Any] = {
-    "relink_required": _(
-        "Strava no longer accepts this connection. You may have removed the access at Strava. "
-        "Connect again to go on."
+# What a stored error means for the athlete. Nobody was looking when it came up, and nothing was
+# asked of anybody: so these are not the words of the exceptions, which answer a press.
+_RELINK: dict[str, Any] = {
+    "strava": _(
+        "Strava no longer accepts this connection. You may have removed this site’s access at "
+        "Strava. Reconnect to go on."
     ),
-    "rate_limited": _("Strava is limiting how often it may be asked."),
-    "invalid_client": _(
-        "Strava no longer accepts the Strava app of this connection. If the app is your own, "
-        "check its Client ID and Client Secret and connect again with the right ones."
-    ),
-    "application_inactive": _(
-        "The Strava app of this connection is inactive. Its owner needs a Strava subscription "
-        "and has to reactivate the app in Strava’s API settings. Your connection is kept."
+    "garminconnect": _(
+        "Garmin no longer accepts this connection. This happens, for example, after you change "
+        "your password at Garmin. Sign in again to go on. Nothing is lost."
     ),
 }
-_GARMINCONNECT_RELINK = _(
-    "Garmin no longer accepts this connection. A new password at Garmin does that, for instance. "
-    "Sign in again to go on; nothing is lost."
+# Words for an app of the athlete's own, and for the site's.
+_APP: dict[str, tuple[Any, Any]] = {
+    InvalidClient.code: (
+        _(
+            "Strava no longer accepts your Strava app. Check its Client ID and Client Secret at "
+            "Strava, and reconnect with the right ones."
+        ),
+        _(
+            "Strava does not accept this site’s Strava app at the moment. Your connection is kept. "
+            "Whoever runs this site has to fix it."
+        ),
+    ),
+    ApplicationInactive.code: (
+        _(
+            "Your Strava app is inactive. Strava wants its owner to have a subscription and to "
+            "reactivate the app in Strava’s API settings. Your connection is kept."
+        ),
+        _(
+            "This site’s Strava app is inactive. Your connection is kept. Whoever runs this site "
+            "has to reactivate the app."
+        ),
+    ),
+}
+_PLAIN: dict[str, Any] = {
+    SecretUnreadable.code: _("We can no longer read your stored connection. Please reconnect."),
+    SiteClientChanged.code: _("This site now uses another Strava app. Reconnect to go on."),
+    ScopeMissing.code: ScopeMissing.default_message,
+}
+_TRANSIENT: dict[str, Any] = {
+    ProviderUnavailable.code: _("%(provider)s could not be reached the last time."),
+    InvalidProviderReply.code: _("%(provider)s sent an answer that we could not use."),
+    TokenRejected.code: _("%(provider)s did not let us in the last time."),
+    RateLimited.code: _("%(provider)s has too many requests from this site at the moment."),
+}
+_SIGN_INS_LIMITED = _(
+    "Garmin is refusing sign-ins from this site for a while. Your e-mail and password may well be "
+    "right. Please wait an hour before you try again."
 )
-_STRAVA_MESSAGES["secret_unreadable"] = SecretUnreadable.default_message
-_STRAVA_MESSAGES["scope_missing"] = ScopeMissing.default_message
-_OTHER = _("Strava could not be reached the last time.")
+# For the history: shorter than what the card says of the last one.
+_REASONS: dict[str, Any] = {
+    "invalid_credentials": _("Wrong e-mail or password"),
+    "account_locked": _("Account locked by Garmin"),
+    "captcha_required": _("Garmin asked for a puzzle to be solved"),
+    "action_required": _("Garmin asked for something else first"),
+    "sign_in_unfinished": _("Password accepted, but Garmin could not finish"),
+    "rate_limited": _("Garmin refused sign-ins for a while"),
+    "provider_unavailable": _("No answer from Garmin"),
+    "invalid_provider_reply": _("An answer from Garmin that we could not use"),
+    "too_many_mfa_codes": _("Wrong code too often"),
+    "login_expired": _("No code in time"),
+    "login_interrupted": _("Interrupted on our side"),
+}
+_OTHER = _("Something did not work at %(provider)s the last time.")
 
 
-def health_message(provider: str, code: str, *, retried: bool = True) -> str:
+def health_message(
+    row: UsersIntegrations, provider: str, code: str, *, retried: bool = True
+) -> str:
     """What a stored error code means for the athlete, in the language active now.
 
     `retried` says whether the site itself will try again.
     """
-    if provider == "garminconnect":
-        if code == "secret_unreadable":
-            return str(SecretUnreadable.default_message)
-        if code == "relink_required":
-            return str(_GARMINCONNECT_RELINK)
-        return str(error_by_code(code, GarminConnectError).default_message)
-    message = _STRAVA_MESSAGES.get(code, _OTHER)
-    if code in ("rate_limited",) or message is _OTHER:
+    if code == StravaRelinkRequired.code:
+        return str(_RELINK[provider])
+    if code in _APP:
+        return str(_APP[code][not row.has_secret("strava_client_id")])
+    if code in _PLAIN:
+        return str(_PLAIN[code])
+    message = str(_TRANSIENT.get(code, _OTHER)) % {"provider": _NAMES[provider]}
+    seconds = _rows.limited_for(row, provider) if code == RateLimited.code else 0
+    if not seconds:
         return f"{message} {_TRYING_AGAIN if retried else _TRY_AGAIN}"
-    return str(message)
+    minutes = -(-seconds // 60)
+    when = (
+        ngettext(
+            "We will try again in %(minutes)d minute.",
+            "We will try again in %(minutes)d minutes.",
+            minutes,
+        )
+        if retried
+        else ngettext(
+            "You can sync again in %(minutes)d minute.",
+            "You can sync again in %(minutes)d minutes.",
+            minutes,
+        )
+    )
+    return f"{message} {when % {'minutes': minutes}}"
 
 
 @database_errors
@@ -79,11 +149,11 @@ def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | Non
 
     A sign-in whose time has run out is settled first.
     """
-    rows = UsersIntegrations.objects.select_related("user__garminconnect_login")
+    rows = UsersIntegrations.objects.select_related("user__integrations_garminconnect_login")
     row = rows.filter(user_id=user_id).first()
     if row is None:
         return UsersIntegrations(user_id=user_id), None
-    login = getattr(row.user, "garminconnect_login", None)
+    login = getattr(row.user, "integrations_garminconnect_login", None)
     if login is not None and login.step_until <= timezone.now():
         settle_garminconnect_login(user_id)
         return get_links(user_id)
@@ -126,23 +196,50 @@ def link_error(row: UsersIntegrations, provider: str) -> str:
     code: str = getattr(row, f"{provider}_error")
     if row.is_linked(provider) and not row.has_ended(provider):
         if not row.is_readable(provider):
-            # With Garmin it may tell how signing in again went, which is news.
-            return (provider == "garminconnect" and code) or SecretUnreadable.code
+            return SecretUnreadable.code
         if code == SecretUnreadable.code:
             return ""
     return code
 
 
+def link_message(row: UsersIntegrations, provider: str) -> str:
+    """What is wrong with a link, in words, "" where nothing is."""
+    code = link_error(row, provider)
+    return health_message(row, provider, code) if code else ""
+
+
 def sync_message(row: UsersIntegrations, provider: str) -> str:
-    """What went wrong with the last synchronisation of gear, "" where nothing did."""
+    """What went wrong with the last synchronization of gear, "" where nothing did."""
     code = getattr(row, f"{provider}_sync_error")
     retried = getattr(row, f"{provider}_sync_gear")
-    return health_message(provider, code, retried=retried) if code else ""
+    return health_message(row, provider, code, retried=retried) if code else ""
+
+
+def login_message(row: UsersIntegrations) -> str:
+    """Why the last sign-in to Garmin came to nothing, "" where none did."""
+    code = row.garminconnect_login_error
+    return _login_message(code) if code else ""
+
+
+def _login_message(code: str) -> str:
+    if code == RateLimited.code:
+        return str(_SIGN_INS_LIMITED)
+    return str(error_by_code(code, GarminConnectError).default_message)
+
+
+def event_reason(event: LinkEvent) -> str:
+    """Why a sign-in of the trail came to nothing, "" for any other event."""
+    if event.event != LinkEvent.Event.LOGIN_FAILED:
+        return ""
+    return str(_REASONS.get(event.code, _("Garmin did not let us in")))
 
 
 def _error(row: UsersIntegrations, provider: str) -> dict[str, str] | None:
-    if code := link_error(row, provider):
-        return {"code": code, "message": health_message(provider, code)}
+    """The newest of what is wrong: signing in, the link, its gear."""
+    if provider == "garminconnect" and (message := login_message(row)):
+        return {"code": row.garminconnect_login_error, "message": message}
+    if message := link_message(row, provider):
+        return {"code": link_error(row, provider), "message": message}
     if message := sync_message(row, provider):
         return {"code": getattr(row, f"{provider}_sync_error"), "message": message}
     return None

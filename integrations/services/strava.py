@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError
@@ -21,7 +20,8 @@ from ..exceptions import (
     IntegrationsError,
     IntegrationsNotFound,
     InvalidProviderReply,
-    RateLimited,
+    SecretUnreadable,
+    SiteClientChanged,
     SiteClientRejected,
     StravaNotLinked,
 )
@@ -97,7 +97,7 @@ def link_strava_account(
 def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> UsersIntegrations:
     """Write a new link and its health, then tell host projects; returns the row that it replaced.
 
-    Gear of another athlete goes with the link that it came from.
+    Gear of another athlete goes with the link that it came from, and so does what that one granted.
     """
     athlete_id = tokens.athlete.id if tokens.athlete is not None else None
     if athlete_id is not None:
@@ -107,8 +107,9 @@ def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> UsersInteg
             replaced = _rows.lock_row(user_id)
             if athlete_id is not None and replaced.strava_athlete_id not in (None, athlete_id):
                 Gear.objects.filter(user_id=user_id, provider="strava").delete()
-                columns |= _rows.unsynced_columns("strava")
-            _rows.update(user_id, **token_columns(tokens), **columns)
+                columns = {"strava_scope": None} | _rows.unsynced_columns("strava") | columns
+            columns = token_columns(tokens) | _rows.anew_columns("strava") | columns
+            _rows.update(user_id, **columns)
             relinked = replaced.is_linked("strava")
             _trail.note(user_id, "strava", Event.RELINKED if relinked else Event.LINKED)
     except IntegrityError as exc:
@@ -162,14 +163,12 @@ def _unlink(user_id: int, code: str = "", only_if: Q | None = None) -> bool:
         strava_token_expires_at=None,
         strava_sync_gear=False,
         strava_athlete_id=None,
-        strava_scope="",
+        strava_athlete_name="",
+        strava_scope=None,
         strava_site_client_id="",
         strava_linked_at=None,
         strava_refreshed_at=None,
         **_rows.state_columns(None),
-        strava_check_due_at=None,
-        strava_checks_until=None,
-        strava_limited_until=None,
     )
     if linked:
         _rows.send_after_commit(account_unlinked, user_id, "strava")
@@ -245,23 +244,48 @@ def note_athlete(row: UsersIntegrations, athlete_id: int) -> None:
         ).update(strava_athlete_id=athlete_id)
 
 
-def note_limit(user_id: int, exc: IntegrationsError) -> None:
-    """Note a rate limit where others who use the same app can find it."""
-    if isinstance(exc, RateLimited):
-        until = timezone.now() + timedelta(seconds=exc.retry_after or 900)
-        UsersIntegrations.objects.filter(user_id=user_id).update(strava_limited_until=until)
+def site_limited_for(*, reading: bool = False) -> int:
+    """Seconds for which the site's app has used up its rate limit; 0 where it has not.
+
+    A limit of reads stops only who is `reading`: the token endpoint is not read from.
+    """
+    return _rows.limited_for(_limited(reading, strava_client_id=None).first(), "strava")
 
 
-def site_limited_for() -> int:
-    """Seconds for which the site's app has used up its rate limit; 0 where it has not."""
-    now = timezone.now()
-    until = (
-        UsersIntegrations.objects.filter(strava_limited_until__gt=now, strava_client_id=None)
-        .order_by("-strava_limited_until")
-        .values_list("strava_limited_until", flat=True)
-        .first()
-    )
-    return 0 if until is None else max(1, round((until - now).total_seconds()))
+def limited_for(row: UsersIntegrations, *, reading: bool = False) -> int:
+    """Seconds for which the app of a row may ask Strava no more: refused requests count as well.
+
+    An app of an athlete's own may be that of others, too. Which is which, only the opened secrets
+    tell; but of apps that are limited there are few.
+    """
+    if not row.has_secret("strava_client_id"):
+        return site_limited_for(reading=reading)
+    limited = _limited(reading, strava_client_id__isnull=False)[:100]
+    same = (each for each in limited if _is_same_app(row, each))
+    return _rows.limited_for(next(same, None), "strava")
+
+
+def own_unlimited() -> Q:
+    """The links whose own app has not run into a limit by them, but for one of reads."""
+    over = Q(strava_limited_until=None) | Q(strava_limited_until__lte=timezone.now())
+    return Q(strava_client_id__isnull=False) & (over | Q(strava_limited_reads=True))
+
+
+def _limited(reading: bool, **only: Any) -> Any:
+    """The links that ran into a limit which is not over, the longest one first."""
+    rows = UsersIntegrations.objects.filter(strava_limited_until__gt=timezone.now(), **only)
+    if not reading:
+        rows = rows.filter(strava_limited_reads=False)
+    return rows.order_by("-strava_limited_until")
+
+
+def _is_same_app(row: UsersIntegrations, other: UsersIntegrations) -> bool:
+    if row.pk == other.pk:
+        return True
+    try:
+        return bool(row.strava_client_id == other.strava_client_id)
+    except SecretUnreadable:
+        return False
 
 
 def own_client(row: UsersIntegrations) -> StravaClient | None:
@@ -282,8 +306,9 @@ def site_client() -> StravaClient:
 def client_for(row: UsersIntegrations) -> StravaClient:
     """The app that the row's tokens belong to.
 
-    Raises InvalidClient if that was the site's and is no longer configured: asking as another
-    app would get the answer that a dead link gets.
+    Raises SiteClientRejected if that was the site's and is no longer configured, SiteClientChanged
+    if the site has another one now: asking as another app would get the answer that a dead link
+    gets.
     """
     client = own_client(row)
     if client is not None:
@@ -293,5 +318,5 @@ def client_for(row: UsersIntegrations) -> StravaClient:
     except ClientRequired as exc:
         raise SiteClientRejected from exc
     if row.strava_site_client_id not in ("", client.client_id):
-        raise SiteClientRejected
+        raise SiteClientChanged
     return client

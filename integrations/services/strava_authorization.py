@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from django.utils import timezone
-from django.utils.crypto import constant_time_compare
+from django.utils.crypto import constant_time_compare, salted_hmac
 
 from .. import conf
 from ..exceptions import (
@@ -20,12 +22,16 @@ from ..exceptions import (
     InvalidState,
     ProviderUnavailable,
     SecretUnreadable,
+    StravaRelinkRequired,
 )
 from ..metrics import counts_failures
 from ..models import LinkStatus, UsersIntegrations
 from ..strava.client import StravaClient, StravaTokens
 from . import _rows, strava
 from ._rows import AUTHORIZATION_LIFETIME, database_errors
+
+# At the most, with Strava's timeouts: what a second callback waits for the first.
+EXCHANGE_TAKES = timedelta(seconds=20)
 
 # RFC 6749, section 4.1.2.1
 _ERRORS: dict[str, type[IntegrationsError]] = {
@@ -111,14 +117,36 @@ def complete_strava_authorization(
     """Finish connecting Strava with what its redirect brought along.
 
     The state is spent before anything else happens, so that of two callbacks only one goes on.
-    Whatever goes wrong, a link that worked is left exactly as it was.
+    The other is told what came of it: browsers deliver a redirect twice. Whatever goes wrong, a
+    link that worked is left exactly as it was.
 
-    Raises InvalidState if the state is unknown, spent, expired or another user's: then Strava
-    is not asked. Raises AccessDenied if the athlete said no, AthleteAlreadyLinked, and the
-    errors of StravaClient.exchange_code.
+    Raises InvalidState if the state is unknown, spent on no link that stands, expired or another
+    user's: then Strava is not asked. Raises AccessDenied if the athlete said no,
+    AthleteAlreadyLinked, and the errors of StravaClient.exchange_code.
     """
     _rows.require_autocommit()
-    row = _spend_state(user_id, state)
+    try:
+        row = _spend_state(user_id, state)
+    except InvalidState:
+        return _spent_before(user_id, state)
+    try:
+        return _exchange(user_id, row, state, code, scope, error)
+    except BaseException:
+        # Nothing came of it, so nothing is answered in its name.
+        UsersIntegrations.objects.filter(
+            user_id=user_id, strava_exchanging_state=_digest(state)
+        ).update(strava_exchanging_state="", strava_exchanging_until=None)
+        raise
+
+
+def _exchange(
+    user_id: int,
+    row: UsersIntegrations,
+    state: str,
+    code: str | None,
+    scope: str | None,
+    error: str | None,
+) -> StravaAuthorization:
     if error:
         raise _ERRORS.get(error, InvalidGrant)
     if not code:
@@ -147,6 +175,7 @@ def complete_strava_authorization(
             strava_scope=",".join(granted),
             strava_site_client_id=client.client_id if client.is_site else "",
             strava_linked_at=timezone.now(),
+            strava_spent_state=_digest(state),
             **columns,
         )
     except AthleteAlreadyLinked:
@@ -157,9 +186,42 @@ def complete_strava_authorization(
         strava.revoke_quietly(client, tokens.refresh_token)
         raise
     _revoke_replaced(replaced, client, tokens.athlete.id if tokens.athlete else None)
-    return StravaAuthorization(
-        granted=granted, missing=[scope for scope in requested if scope not in granted]
-    )
+    return _authorization(granted)
+
+
+def _authorization(granted: list[str]) -> StravaAuthorization:
+    missing = [scope for scope in conf.strava_scopes() if scope not in granted]
+    return StravaAuthorization(granted=granted, missing=missing)
+
+
+def _digest(state: str) -> str:
+    return salted_hmac("integrations.spent_state", state, algorithm="sha256").hexdigest()
+
+
+def _spent_before(user_id: int, state: str) -> StravaAuthorization:
+    """How a link stands that this very state has made, or is about to make.
+
+    Raises InvalidState for any other state.
+    """
+    give_up = time.monotonic() + EXCHANGE_TAKES.total_seconds()
+    digest = _digest(state)
+    while True:
+        row = UsersIntegrations.objects.filter(user_id=user_id).first()
+        if row is not None and constant_time_compare(row.strava_spent_state, digest):
+            if row.strava_status != LinkStatus.LINKED:
+                raise StravaRelinkRequired
+            scopes = conf.strava_scopes() if row.strava_scope is None else row.strava_scopes
+            return _authorization(scopes)
+        until = row.strava_exchanging_until if row is not None else None
+        if (
+            row is None
+            or until is None
+            or not constant_time_compare(row.strava_exchanging_state, digest)
+            or until < timezone.now()
+            or time.monotonic() > give_up
+        ):
+            raise InvalidState
+        time.sleep(0.1)
 
 
 def _spend_state(user_id: int, state: str) -> UsersIntegrations:
@@ -176,7 +238,11 @@ def _spend_state(user_id: int, state: str) -> UsersIntegrations:
         raise InvalidState
     spent = UsersIntegrations.objects.filter(
         user_id=user_id, strava_state=row.strava_state, strava_state_expires_at__gt=timezone.now()
-    ).update(**_rows.state_columns(None))
+    ).update(
+        **_rows.state_columns(None),
+        strava_exchanging_state=_digest(state),
+        strava_exchanging_until=timezone.now() + EXCHANGE_TAKES,
+    )
     if not spent:
         # Too late, or spent by another callback a moment ago.
         _abandoned().filter(user_id=user_id).update(**_rows.state_columns(None))

@@ -109,8 +109,10 @@ class _Sweep:
 
         Nor renewed since the sweep began: a window may be longer than what a new token lives.
         """
+        now = timezone.now()
         return UsersIntegrations.objects.filter(
-            Q(strava_retry_at=None) | Q(strava_retry_at__lte=timezone.now()),
+            Q(strava_client_id=None) | strava.own_unlimited(),
+            Q(strava_retry_at=None) | Q(strava_retry_at__lte=now),
             Q(strava_refreshed_at=None) | Q(strava_refreshed_at__lt=self.started),
             LINK_CONDITIONS["strava"][LinkStatus.LINKED],
             strava_token_expires_at__lt=self.until,

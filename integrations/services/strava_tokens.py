@@ -9,7 +9,6 @@ from django.utils import timezone
 from ..exceptions import (
     IntegrationsError,
     InvalidRefreshToken,
-    RateLimited,
     StravaNotLinked,
     StravaRelinkRequired,
 )
@@ -40,11 +39,7 @@ class StravaTokenKeeper(TokenKeeper[str]):
         if not row.has_secret("strava_refresh_token"):
             raise InvalidRefreshToken
         client = strava.client_for(row)
-        try:
-            tokens = client.refresh_access_token(row.strava_refresh_token)
-        except RateLimited as exc:
-            strava.note_limit(row.user_id, exc)
-            raise
+        tokens = client.refresh_access_token(row.strava_refresh_token)
         return Refreshed(
             token=tokens.access_token,
             columns=strava.token_columns(tokens),
@@ -52,6 +47,9 @@ class StravaTokenKeeper(TokenKeeper[str]):
             discard=lambda: strava.revoke_quietly(client, tokens.refresh_token),
             limit_reached=client.limit_reached,
         )
+
+    def limited_for(self, row: UsersIntegrations, *, reading: bool) -> int:
+        return strava.limited_for(row, reading=reading)
 
     def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
         # With the same athlete and the same app, revoking one pair would end the other as well.

@@ -99,12 +99,17 @@ def _revoked_athlete_id(event: Any) -> int | None:
 def take_due_strava_checks() -> list[int]:
     """User ids to confirm whose check came to no end; each goes to one caller only.
 
-    Left alone is whom Strava's trouble has put off, by itself: an app's rate limit that gear has
-    run into may be one of reads, and a revocation should not wait until midnight for it.
+    Left alone is whom Strava's trouble has put off, and whose app may ask no more for a while. A
+    limit of reads is no reason: a revocation should not wait until midnight for it.
     """
     now = timezone.now()
+    allowed = strava.own_unlimited()
+    if not strava.site_limited_for():
+        allowed |= Q(strava_client_id=None)
     due = UsersIntegrations.objects.filter(
-        Q(strava_retry_at=None) | Q(strava_retry_at__lte=now), strava_check_due_at__lte=now
+        allowed,
+        Q(strava_retry_at=None) | Q(strava_retry_at__lte=now),
+        strava_check_due_at__lte=now,
     )
     until = now + CHECK_EVERY
     counted = Greatest(Coalesce("strava_checks_until", until), until)

@@ -284,7 +284,11 @@ class StravaClient(ProviderClient):
         if status >= 500:
             return ProviderUnavailable(provider_status=status)
         if status == 429:
-            return RateLimited(provider_status=status, retry_after=_retry_after(response.headers))
+            limited = RateLimited(
+                provider_status=status, retry_after=_retry_after(response.headers)
+            )
+            limited.reads_only = _is_of_reads(response.headers)
+            return limited
         for fault in faults:
             match fault.resource, fault.field, fault.code:
                 case "application", "status", "inactive":
@@ -339,6 +343,15 @@ def _usage(headers: Any) -> Iterator[tuple[list[int], list[int]]]:
             continue
         if len(limit) == len(usage) == 2:
             yield limit, usage
+
+
+def _is_of_reads(headers: Any) -> bool:
+    """Whether the limit that was hit is the one of reads alone: requests overall are left."""
+    overall, *reads = [
+        any(used >= most for most, used in zip(limit, usage, strict=True))
+        for limit, usage in _usage(headers)
+    ] or [True]
+    return not overall and any(reads)
 
 
 def _is_used_up(headers: Any) -> bool:

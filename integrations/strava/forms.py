@@ -3,32 +3,71 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.core.validators import RegexValidator
+from django.core.validators import MaxLengthValidator, RegexValidator
 from django.http import QueryDict
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import InvalidInput, InvalidState
+from ..forms import TypedField, plain
 
 # Visible ASCII, as RFC 6749, appendix A, has it for all of these.
-_VISIBLE = RegexValidator(r"\A[\x21-\x7e]+\Z", _("Only letters, digits and signs, no spaces."))
+_VISIBLE = r"\A[\x21-\x7e]+\Z"
 
 
 class StravaClientForm(forms.Form):
-    """The athlete's own Strava app; both fields or neither."""
+    """The athlete's own Strava app; both fields or neither.
 
-    client_id = forms.CharField(
-        label=_("Client ID"), max_length=64, required=False, validators=[_VISIBLE]
+    The Client ID goes into an address, and so into the history of a browser: nothing that could be
+    a secret may get there.
+    """
+
+    comes_back: tuple[str, ...] = ("client_id",)
+
+    client_id = TypedField(
+        label=_("Client ID"),
+        required=False,
+        validators=[
+            MaxLengthValidator(
+                20,
+                _(
+                    "This is too long for a Client ID. Did you paste the Client Secret here? The "
+                    "Client ID is the short number above it."
+                ),
+            ),
+            RegexValidator(
+                r"\A[0-9]+\Z",
+                _("The Client ID is a number. Copy it from your Strava app’s settings."),
+            ),
+        ],
     )
-    client_secret = forms.CharField(
-        label=_("Client Secret"), max_length=255, required=False, validators=[_VISIBLE]
+    client_secret = TypedField(
+        label=_("Client Secret"),
+        required=False,
+        validators=[
+            MaxLengthValidator(
+                255, _("This is too long for a Client Secret. Copy it again from Strava.")
+            ),
+            RegexValidator(
+                _VISIBLE,
+                _(
+                    "This is not a Client Secret: it has only letters and digits, and no spaces. "
+                    "Copy it again from Strava."
+                ),
+            ),
+        ],
     )
+
+    def __init__(self, data: Any = None, **kwargs: Any) -> None:
+        super().__init__(data, **kwargs)
+        if len(plain(self.data.get("client_id"))) > 20:  # it may be a secret
+            self.comes_back = ()
 
 
 class AuthorizationResponseForm(forms.Form):
     """What Strava's redirect brings along (RFC 6749, sections 4.1.2 and 4.1.2.1)."""
 
-    state = forms.CharField(max_length=255, validators=[_VISIBLE])
-    code = forms.CharField(max_length=1024, required=False, validators=[_VISIBLE])
+    state = forms.CharField(max_length=255, validators=[RegexValidator(_VISIBLE)])
+    code = forms.CharField(max_length=1024, required=False, validators=[RegexValidator(_VISIBLE)])
     scope = forms.CharField(max_length=1024, required=False)
     error = forms.CharField(max_length=255, required=False)
 

@@ -4,14 +4,22 @@ from django.contrib import messages
 from django.http import HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
 
-from .. import services
-from ..exceptions import IntegrationsError, InvalidInput
-from ..views import AthleteRequest, at_most, athlete_view, done, failed, wants_json
-from . import scopes
+from .. import services, tasks
+from ..exceptions import ClientRequired, IntegrationsError, StravaNotLinked
+from ..web import (
+    AthleteRequest,
+    asking_first,
+    at_most,
+    athlete_view,
+    done,
+    failed,
+    not_needed,
+    require_valid,
+    wants_json,
+)
 from .forms import AuthorizationResponseForm, StravaClientForm
 
 
@@ -23,18 +31,18 @@ def connect(request: AthleteRequest) -> HttpResponse:
     """Send the athlete to Strava's consent page (RFC 6749, section 4.1.1)."""
     form = StravaClientForm(request.POST)
     try:
-        if not form.is_valid():
-            raise InvalidInput(
-                _("The Client ID or the Client Secret is malformed. Copy both from Strava.")
-            )
+        require_valid(form)
         authorization = services.begin_strava_authorization(
             request.user.pk,
             request.build_absolute_uri(reverse("integrations:strava_callback")),
             form.cleaned_data["client_id"],
             form.cleaned_data["client_secret"],
         )
+    except ClientRequired as exc:
+        missing = "client_secret" if form.cleaned_data.get("client_id") else "client_id"
+        return failed(request, exc, form, missing)
     except IntegrationsError as exc:
-        return failed(request, exc)
+        return failed(request, exc, form)
     if wants_json(request):
         return JsonResponse(
             {
@@ -54,32 +62,23 @@ def callback(request: AthleteRequest) -> HttpResponse:
     # From here on no crash page, error mail or access log finds the code in the request.
     request.GET, request.META["QUERY_STRING"] = QueryDict(), ""
     try:
-        authorization = services.complete_strava_authorization(request.user.pk, **form.response())
+        services.complete_strava_authorization(request.user.pk, **form.response())
     except IntegrationsError as exc:
         return failed(request, exc)
-    if not authorization.missing:
-        return done(request, _("Strava is connected."))
-    return done(
-        request,
-        ngettext(
-            "Strava is connected, but without one permission: %(costs)s. "
-            "To add it, connect again and leave it ticked.",
-            "Strava is connected, but without some permissions: %(costs)s. "
-            "To add them, connect again and leave them ticked.",
-            len(authorization.missing),
-        )
-        % {"costs": "; ".join(scopes.cost(scope) for scope in authorization.missing)},
-        level=messages.WARNING,
-    )
+    tasks.start_wanted_gear_sync(request.user.pk, "strava")
+    # What was not granted, the card says for as long as it is so.
+    return done(request, _("Strava is connected."))
 
 
 @athlete_view
-@require_POST
+@asking_first("strava")
 @at_most(30)
 def disconnect(request: AthleteRequest) -> HttpResponse:
     """Revoke at Strava and forget everything here."""
     try:
         revoked = services.disconnect_strava(request.user.pk)
+    except StravaNotLinked as exc:
+        return not_needed(request, exc)
     except IntegrationsError as exc:
         return failed(request, exc)
     if revoked:

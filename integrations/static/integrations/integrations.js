@@ -1,4 +1,5 @@
-// Everything works without this module; it saves a selection, a press, a second submit and a reload.
+// Everything works without this module; it saves a selection, a press, a page, a second submit and
+// a reload.
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
   if (!navigator.clipboard) break; // plain http: the text can still be selected
@@ -15,8 +16,30 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
-document.addEventListener("submit", ({ submitter }) => {
-  if (!submitter) return;
+// Asking once more takes a page of its own, or a dialog.
+for (const link of document.querySelectorAll("a[data-opens]")) {
+  link.setAttribute("role", "button");
+  link.setAttribute("aria-haspopup", "dialog");
+  const open = (event) => {
+    event.preventDefault();
+    document.getElementById(link.dataset.opens).showModal();
+  };
+  link.addEventListener("click", open);
+  link.addEventListener("keydown", (event) => event.key === " " && open(event));
+}
+
+// Times are told in UTC, and shown in the reader's own zone.
+for (const time of document.querySelectorAll("time[data-local]")) {
+  const style = time.dataset.local ? { dateStyle: "long" } : { dateStyle: "medium", timeStyle: "short" };
+  try {
+    time.textContent = new Intl.DateTimeFormat(document.documentElement.lang || undefined, style).format(new Date(time.dateTime));
+  } catch {
+    break; // a language that the browser does not know
+  }
+}
+
+document.addEventListener("submit", ({ submitter, target }) => {
+  if (!submitter || target.method === "dialog") return;
   submitter.disabled = true;
   submitter.setAttribute("aria-busy", "true");
   setTimeout(release, 15_000); // the athlete has stopped loading
@@ -40,19 +63,44 @@ for (const form of document.querySelectorAll("form[data-saves-itself]")) {
   form.addEventListener("change", () => form.requestSubmit(button));
 }
 
-// A message is told at the top. A form may lead back to its own place on the page, which tells by
-// itself how things stand, but not what was wrong.
-const message = document.querySelector(location.hash ? "main > .notice-error" : "main > .notice");
-if (message) tell(message);
-
-// To those who do not see it, and to those who have scrolled elsewhere.
-function tell(news) {
-  news.tabIndex = -1;
-  news.focus({ preventScroll: true });
-  news.scrollIntoView({ block: news.matches(".notice") ? "nearest" : "start" });
+// What has become of it is told where it is looked for: what did not happen, in its card, with the
+// focus in the field that is to blame; what did happen, at the top of the page or in its card.
+const alert = document.querySelector("main [role=alert]");
+const news = alert ?? document.querySelector("main > .notice") ?? moved();
+if (news) {
+  const field = document.querySelector("[aria-invalid=true]");
+  // After the load, or the browser moves the focus and the view itself once more.
+  if (document.readyState === "complete") tell(news, field);
+  else addEventListener("load", () => tell(news, field), { once: true });
 }
 
-// A sign-in or a synchronisation runs in the background: ask how it stands, ever less often and
+// To those who do not see it, and to those who have scrolled elsewhere.
+function tell(news, field) {
+  if (!news.matches("input")) news.tabIndex = -1;
+  (field ?? news).focus({ preventScroll: true });
+  // Its label and the field itself come below it, and shall be in view as well.
+  news.scrollIntoView({ block: field ? "start" : "nearest" });
+}
+
+// After the page has moved on by itself: say so in the title, and in a live region that changes.
+function moved() {
+  const card = history.state?.moved && document.querySelector(history.state.moved);
+  if (!card) return null;
+  const when = history.state.when;
+  history.replaceState(null, "");
+  const said = card.querySelector(`[data-news][data-when="${when}"]`) ?? card.querySelector("[data-news]:not([data-when])");
+  if (said) {
+    const words = said.textContent.trim();
+    if (said.dataset.when) document.title = `${words} – ${document.title}`;
+    said.hidden = false;
+    const nodes = [...said.childNodes];
+    said.replaceChildren();
+    setTimeout(() => said.replaceChildren(...nodes), 100);
+  }
+  return card.querySelector("input[autofocus]") ?? (said?.matches(".notice") ? said : card.querySelector(".notice:not([hidden])")) ?? card;
+}
+
+// A sign-in or a sync runs in the background: ask how it stands, ever less often and
 // never for a hidden tab, and load the page again once it has moved on.
 for (const card of document.querySelectorAll("[data-poll]")) follow(card);
 
@@ -81,7 +129,10 @@ async function follow(card) {
     if (document.querySelector("button[aria-busy]")) continue; // Cancel, say, is under way
     if (isTyped()) break; // into another card; a reload would lose it
     const isGear = now.status === card.dataset.status && document.getElementById(`${provider}-gear`);
-    history.replaceState({ moved: isGear ? `#${provider}-gear` : `[data-provider="${provider}"]` }, "");
+    history.replaceState(
+      { moved: isGear ? `#${provider}-gear` : `[data-provider="${provider}"]`, when: isGear ? "synced" : now.status },
+      "",
+    );
     location.reload();
     return;
   }
@@ -106,13 +157,4 @@ function isTyped() {
   return [...document.querySelectorAll("input")].some((input) =>
     input.type === "checkbox" ? input.checked !== input.defaultChecked : input.value !== input.defaultValue,
   );
-}
-
-// After such a reload, tell what has become of it.
-if (history.state?.moved) {
-  const card = document.querySelector(history.state.moved);
-  history.replaceState(null, "");
-  if (card && !card.querySelector("[autofocus]")) {
-    tell(card.querySelector(".notice") ?? card);
-  }
 }

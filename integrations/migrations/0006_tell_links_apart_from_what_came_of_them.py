@@ -1,0 +1,88 @@
+from typing import Any
+
+from django.db import migrations, models
+
+
+def forget_unknown_scopes(apps: Any, schema_editor: Any) -> None:
+    """Until now an empty scope meant both: not known, and none granted."""
+    rows = apps.get_model('integrations', 'UsersIntegrations').objects.using(schema_editor.connection.alias)
+    rows.filter(strava_scope='').update(strava_scope=None)
+
+
+def empty_unknown_scopes(apps: Any, schema_editor: Any) -> None:
+    rows = apps.get_model('integrations', 'UsersIntegrations').objects.using(schema_editor.connection.alias)
+    rows.filter(strava_scope=None).update(strava_scope='')
+
+
+# What came of a sign-in to Garmin, which stood where the health of the link stands.
+SIGN_IN_ERRORS = (
+    'account_locked', 'captcha_required', 'internal_error', 'invalid_credentials', 'invalid_mfa_code',
+    'login_expired', 'login_interrupted', 'too_many_mfa_codes',
+)
+
+
+def tell_sign_ins_apart(apps: Any, schema_editor: Any) -> None:
+    rows = apps.get_model('integrations', 'UsersIntegrations').objects.using(schema_editor.connection.alias)
+    rows.filter(garminconnect_error__in=SIGN_IN_ERRORS).update(
+        garminconnect_login_error=models.F('garminconnect_error'), garminconnect_error=''
+    )
+    # Copies of a link's own health, which have outlived the cure.
+    for provider in ('strava', 'garminconnect'):
+        rows.filter(**{f'{provider}_sync_error': 'relink_required'}).update(**{f'{provider}_sync_error': ''})
+
+
+class Migration(migrations.Migration):
+
+    dependencies = [
+        ('integrations', '0005_claim_no_short_name_on_the_user'),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='garminconnect_athlete_name',
+            field=models.CharField(blank=True, default='', max_length=255, verbose_name='athlete'),
+        ),
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='garminconnect_limited_until',
+            field=models.DateTimeField(blank=True, null=True),
+        ),
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='garminconnect_login_error',
+            field=models.CharField(blank=True, default='', max_length=64, verbose_name='sign-in error'),
+        ),
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='strava_athlete_name',
+            field=models.CharField(blank=True, default='', max_length=255, verbose_name='athlete'),
+        ),
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='strava_limited_reads',
+            field=models.BooleanField(default=False),
+        ),
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='strava_spent_state',
+            field=models.CharField(blank=True, default='', max_length=64),
+        ),
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='strava_exchanging_state',
+            field=models.CharField(blank=True, default='', max_length=64),
+        ),
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='strava_exchanging_until',
+            field=models.DateTimeField(blank=True, null=True),
+        ),
+        migrations.AlterField(
+            model_name='usersintegrations',
+            name='strava_scope',
+            field=models.TextField(blank=True, null=True),
+        ),
+        migrations.RunPython(forget_unknown_scopes, empty_unknown_scopes),
+        migrations.RunPython(tell_sign_ins_apart, migrations.RunPython.noop),
+    ]

@@ -1,0 +1,249 @@
+"""What the views of an athlete share: who may come, how often, and how they answer.
+
+What was wanted and did not happen is told in the card that it belongs to, after the redirect. It
+travels in a cookie: sealed, for this user alone, and gone once it was told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from cryptography.fernet import InvalidToken
+from django.contrib import messages
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import redirect_to_login
+from django.db import transaction
+from django.forms import Form
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from . import services
+from .exceptions import IntegrationsError, InvalidInput, TooManyRequests
+from .fields import fernet
+from .models import Gear
+from .throttle import throttle
+
+_COOKIE = "integrations_failure"
+_COOKIE_LIVES = 600  # seconds
+_MOST = 300  # characters of a typed value that come back; no honest one is longer
+
+
+class AthleteRequest(HttpRequest):
+    """A request that has passed athlete_view (for the type checker)."""
+
+    user: AbstractBaseUser  # type: ignore[assignment]
+
+
+def wants_json(request: HttpRequest) -> bool:
+    """Whether the caller is a program: browsers ask for HTML first."""
+    preferred = request.get_preferred_type(["text/html", "application/json"])
+    if preferred == "application/json":
+        return True
+    # Django takes `application/json; charset=utf-8` for a type that nobody offers.
+    accepted = [part.split(";")[0] for part in request.headers.get("Accept", "").lower().split(",")]
+    named = {each.strip() for each in accepted}
+    return "application/json" in named and "text/html" not in named
+
+
+def is_prefetch(request: HttpRequest) -> bool:
+    """Whether a browser asks on the chance that the athlete will come: that must change nothing.
+
+    Source: https://wicg.github.io/nav-speculation/prefetch.html#sec-purpose-header; the others
+    are what browsers sent before.
+    """
+    purposes = (request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz"))
+    return any("prefetch" in each.lower() or "prerender" in each.lower() for each in purposes)
+
+
+def error_response(code: str, message: str, status: int) -> JsonResponse:
+    return JsonResponse({"error": {"code": code, "message": message}}, status=status)
+
+
+def at_most(
+    times: int, per: int = 60, what: str = ""
+) -> Callable[..., Callable[..., HttpResponse]]:
+    """Answer one user no more often than that; goes below athlete_view.
+
+    Views that do the same thing are counted together under its name.
+    """
+
+    def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        @wraps(view)
+        def wrapper(request: AthleteRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            try:
+                action = what or f"{view.__module__}.{view.__qualname__}"
+                throttle(request.user, action, times, per)
+            except TooManyRequests as exc:
+                if request.method == "GET" or wants_json(request):
+                    response = error_response(exc.code, exc.user_message, exc.status_code)
+                    response["Retry-After"] = str(exc.retry_after)
+                    return response
+                return failed(request, exc)
+            return view(request, *args, **kwargs)
+
+        return wrapper
+
+    return decorator
+
+
+def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Every page of an athlete: logged in, never cached, and outside ATOMIC_REQUESTS, because
+    providers are asked. A program that is not logged in gets a 401 instead of a redirect.
+    """
+    for_people = login_required(view)
+
+    @wraps(view)
+    def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if is_prefetch(request):
+            # Browsers keep no answer with an error, and ask again when the athlete really comes.
+            return HttpResponse(status=503)
+        if not request.user.is_authenticated and wants_json(request):
+            return error_response("login_required", _("Please log in first."), 401)
+        if not request.user.is_authenticated and request.method not in ("GET", "HEAD"):
+            # A press after the session has ended: the login should not lead back to a POST's URL.
+            return redirect_to_login(reverse("integrations:settings"))
+        with services.acting_as("athlete", request.user.pk):
+            return for_people(request, *args, **kwargs)
+
+    return never_cache(transaction.non_atomic_requests(wrapper))
+
+
+def errors_as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """For a URL that programs ask, whatever they accept."""
+
+    @wraps(view)
+    def wrapper(request: AthleteRequest) -> HttpResponse:
+        try:
+            return view(request)
+        except IntegrationsError as exc:
+            return error_response(exc.code, exc.user_message, exc.status_code)
+
+    return wrapper
+
+
+def asking_first(
+    provider: str,
+) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
+    """Make a POST that cannot be taken back a page of its own that asks, where it is a GET."""
+
+    def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        @wraps(view)
+        def wrapper(request: AthleteRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if request.method == "POST":
+                return view(request, *args, **kwargs)
+            row, _login = services.get_links(request.user.pk)
+            if not row.is_linked(provider):
+                return redirect("integrations:settings")
+            context = {
+                "provider": provider,
+                "name": Gear.Provider(provider).label,
+                "is_cn": row.garminconnect_is_cn,
+            }
+            return render(request, f"integrations/{provider}_disconnect.html", context)
+
+        return require_http_methods(["GET", "POST"])(wrapper)
+
+    return decorator
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """What was wanted and did not happen, for the card of a provider.
+
+    `field` is the name of the form field that is to blame, "" for none. `values` are what was typed
+    into the others of its form, but for secrets.
+    """
+
+    provider: str
+    code: str
+    message: str
+    field: str = ""
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def done(
+    request: HttpRequest, message: str, *, level: int = messages.SUCCESS, status: int = 200
+) -> HttpResponse:
+    """Say what has happened, on the page or, with a status code, to a program."""
+    if wants_json(request):
+        return JsonResponse({"message": message}, status=status)
+    messages.add_message(request, level, message)
+    return redirect("integrations:settings")
+
+
+def failed(
+    request: HttpRequest, error: IntegrationsError, form: Form | None = None, field: str = ""
+) -> HttpResponse:
+    """Say what went wrong, in the card of the URL's provider or to a program."""
+    if wants_json(request):
+        response: HttpResponse = error_response(error.code, error.user_message, error.status_code)
+        if retry_after := getattr(error, "retry_after", None):
+            response["Retry-After"] = str(retry_after)
+        return response
+    values = {}
+    if form is not None:
+        field = next(iter(form.errors), field)
+        kept: tuple[str, ...] = getattr(form, "comes_back", ())
+        values = {name: str(form.data[name]) for name in kept if name in form.data}
+    match = request.resolver_match
+    failure = Failure(
+        provider=(match.url_name or "").partition("_")[0] if match else "",
+        code=error.code,
+        message=error.user_message,
+        field=field if field in (form.fields if form is not None else ()) else "",
+        values={name: value for name, value in values.items() if len(value) <= _MOST},
+    )
+    sealed = fernet().encrypt(
+        json.dumps([str(request.user.pk), dataclasses.asdict(failure)]).encode()
+    )
+    response = redirect("integrations:settings")
+    response.set_cookie(
+        _COOKIE,
+        sealed.decode(),
+        max_age=_COOKIE_LIVES,
+        path=reverse("integrations:settings"),
+        secure=request.is_secure(),
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
+
+
+def not_needed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:
+    """What was wanted is so already: a program is told as of an error, a person in passing."""
+    if wants_json(request):
+        return failed(request, error)
+    return done(request, error.user_message, level=messages.INFO)
+
+
+def require_valid(form: Form) -> None:
+    """Raises InvalidInput with the words of the first field that is not as it should be."""
+    if not form.is_valid():
+        raise InvalidInput(next(iter(form.errors.values()))[0])
+
+
+def take_failure(request: HttpRequest) -> Failure | None:
+    """What `failed` has sent ahead to this page, if it did."""
+    sealed = request.COOKIES.get(_COOKIE)
+    if not sealed:
+        return None
+    try:
+        who, failure = json.loads(fernet().decrypt(sealed.encode(), ttl=_COOKIE_LIVES))
+        return Failure(**failure) if who == str(request.user.pk) else None
+    except (InvalidToken, ValueError, TypeError):
+        return None
+
+
+def forget_failure(request: HttpRequest, response: HttpResponse) -> None:
+    """It was told."""
+    if _COOKIE in request.COOKIES:
+        response.delete_cookie(_COOKIE, path=reverse("integrations:settings"), samesite="Lax")
