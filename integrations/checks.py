@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, register
-from django.db import router
+from django.db import connections, router
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
+from django.tasks.backends.dummy import DummyBackend
+from django.tasks.backends.immediate import ImmediateBackend
 
 from . import conf, services
 from .exceptions import IntegrationsDatabaseError
-from .models import FernetCanary
+from .models import FernetCanary, UsersIntegrations
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -94,3 +97,62 @@ def check_strava_client(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register
+def check_time_zone(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.USE_TZ:
+        return []
+    return [
+        Error(
+            "USE_TZ is off: when a token expires is a moment, and moments need a time zone.",
+            hint="Set USE_TZ = True. TIME_ZONE stays what it is.",
+            id="integrations.E006",
+        )
+    ]
+
+
+@register
+def check_database(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Told by the engine's class: no connection is made."""
+    vendor = connections[router.db_for_write(UsersIntegrations)].vendor
+    if vendor in ("postgresql", "sqlite"):
+        return []
+    return [
+        Error(
+            f"The database is not supported: {vendor}.",
+            hint=(
+                "The tables need unique constraints with a condition and upserts with a target, "
+                "which PostgreSQL and SQLite have. A database router can put the app "
+                "“integrations” there."
+            ),
+            id="integrations.E007",
+        )
+    ]
+
+
+@register
+def check_task_backend(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A password waits for a worker for less than a minute, if there is anybody to see to it."""
+    try:
+        backend = type(task_backends[DEFAULT_TASK_BACKEND_ALIAS])
+    except Exception as exc:  # each backend has errors of its own
+        words = f"The task backend cannot be used: {type(exc).__name__}."
+    else:
+        if issubclass(backend, ImmediateBackend):
+            words = "Tasks run in the web process, where signing in to Garmin takes up to a minute."
+        elif issubclass(backend, DummyBackend):
+            words = "Tasks are never run, so nobody can sign in to Garmin."
+        else:
+            return []
+    return [
+        checks.Warning(
+            words,
+            hint=(
+                "Set TASKS to a backend with workers, and run the clock (see the README): without "
+                "either, a Garmin password that nobody comes for is deleted only when the next "
+                "athlete opens the page."
+            ),
+            id="integrations.W002",
+        )
+    ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from django.apps import AppConfig
-from django.db import connections, router, transaction
+from django.db import DatabaseError, InterfaceError, connections, router, transaction
+from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate, pre_delete
 from django.dispatch import receiver
 
 from .models import FernetCanary, GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
-from .services import _rows, _trail, keys, strava
+from .services import _rows, _trail, garminconnect_login, keys, strava
 from .signals import account_unlinked
 
 
@@ -20,6 +22,25 @@ def plant_fernet_canary(sender: AppConfig, using: str, **kwargs: Any) -> None:
         return
     if FernetCanary._meta.db_table in connections[using].introspection.table_names():
         keys.plant_fernet_canary()  # there is no table after `migrate integrations zero`
+
+
+@receiver(connection_created)
+def forget_what_is_over(connection: Any, **kwargs: Any) -> None:
+    """At a process's first connection, and so at a worker's start, end what nobody has come for.
+
+    Where no clock runs, a password that its worker did not live to take would stay otherwise.
+    """
+    global _has_looked
+    if _has_looked or connection.alias != router.db_for_write(GarminConnectLogin):
+        return
+    _has_looked = True
+    # Not by the services, which close a connection that fails: this one is somebody's already.
+    with suppress(DatabaseError, InterfaceError):
+        if GarminConnectLogin._meta.db_table in connection.introspection.table_names():
+            garminconnect_login.settle_dead_logins()
+
+
+_has_looked = False
 
 
 @receiver(pre_delete, sender=UsersIntegrations)

@@ -70,7 +70,7 @@ def begin_garminconnect_login(
     or by e-mail: Garmin is asked no sooner than `retry_after` seconds later.
     """
     _rows.ensure_row(user_id)
-    settle_garminconnect_login(user_id)
+    settle_dead_logins()
     if GarminConnectLogin.objects.filter(user_id=user_id).exclude(step=Step.MFA_REQUIRED).exists():
         raise LoginInProgress
     _count_attempt(user_id, email)
@@ -130,7 +130,7 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
 
     Raises NoLoginInProgress if none waits for a code, LoginInProgress if one is being checked.
     """
-    settle_garminconnect_login(user_id)
+    settle_dead_logins()
     logins = GarminConnectLogin.objects.filter(user_id=user_id)
     with _rows.atomic():  # or a code would wait that nobody is told of
         if not logins.filter(step=Step.MFA_REQUIRED).update(
@@ -186,13 +186,14 @@ def cancel_garminconnect_login(user_id: int) -> None:
 
     Raises NoLoginInProgress if there is none.
     """
-    deleted, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
-    if not deleted:
-        raise NoLoginInProgress
+    with _rows.atomic():
+        deleted, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
+        if not deleted:
+            raise NoLoginInProgress
+        _rows.update(user_id, garminconnect_login_error="")
 
 
-@database_errors
-def settle_garminconnect_login(user_id: int) -> None:
+def _settle(user_id: int) -> None:
     """End a sign-in whose time has run out, and note why; one that lives is left alone.
 
     Where only the worker with the code is gone, the athlete can enter it again.
@@ -219,12 +220,16 @@ def settle_garminconnect_login(user_id: int) -> None:
 @database_errors
 def forget_dead_garminconnect_logins() -> int:
     """Settle every sign-in whose time has run out, and forget old attempts; returns how many."""
-    now = timezone.now()
-    GarminConnectAttempt.objects.filter(at__lte=now - ATTEMPTS_PER).delete()
-    dead = GarminConnectLogin.objects.filter(step_until__lte=now)
+    GarminConnectAttempt.objects.filter(at__lte=timezone.now() - ATTEMPTS_PER).delete()
+    return settle_dead_logins()
+
+
+def settle_dead_logins() -> int:
+    """End every sign-in whose time has run out, and what waits in it; returns how many."""
+    dead = GarminConnectLogin.objects.filter(step_until__lte=timezone.now())
     user_ids = list(dead.values_list("user_id", flat=True)[:1000])
     for user_id in user_ids:
-        settle_garminconnect_login(user_id)
+        _settle(user_id)
     return len(user_ids)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db.models import Exists
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
@@ -25,7 +26,7 @@ from ..exceptions import (
 from ..models import GarminConnectLogin, LinkEvent, UsersIntegrations
 from . import _rows
 from ._rows import database_errors
-from .garminconnect_login import login_status, settle_garminconnect_login
+from .garminconnect_login import login_status, settle_dead_logins
 from .gear import count_gear
 
 _TRYING_AGAIN = _("We will try again automatically. You do not need to do anything.")
@@ -147,17 +148,19 @@ def get_integrations_status(user_id: int) -> dict[str, dict[str, Any]]:
 def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | None]:
     """The user's row, or an unsaved one with nothing linked, and a Garmin sign-in under way.
 
-    A sign-in whose time has run out is settled first.
+    Sign-ins whose time has run out are settled first, whosever they are: with them goes a password
+    that nobody has come for.
     """
+    over = GarminConnectLogin.objects.filter(step_until__lte=timezone.now())
     rows = UsersIntegrations.objects.select_related("user__integrations_garminconnect_login")
-    row = rows.filter(user_id=user_id).first()
+    rows = rows.filter(user_id=user_id)
+    row: Any = rows.annotate(some_are_over=Exists(over)).first()
+    if row is not None and row.some_are_over:
+        settle_dead_logins()
+        row = rows.first()
     if row is None:
         return UsersIntegrations(user_id=user_id), None
-    login = getattr(row.user, "integrations_garminconnect_login", None)
-    if login is not None and login.step_until <= timezone.now():
-        settle_garminconnect_login(user_id)
-        return get_links(user_id)
-    return row, login
+    return row, getattr(row.user, "integrations_garminconnect_login", None)
 
 
 def describe_integrations(

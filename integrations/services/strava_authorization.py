@@ -76,6 +76,7 @@ def begin_strava_authorization(
     if bool(client_id) != bool(client_secret):
         raise ClientRequired
     _rows.ensure_row(user_id)
+    forget_abandoned_authorizations()  # with the secrets that were to go with them
     row = _rows.get_row(user_id)
     state = secrets.token_urlsafe(32)  # 256 bits; RFC 6749, section 10.10, asks for 128
     columns = _rows.state_columns(state)
