@@ -19,10 +19,12 @@ from integrations.sandbox.garmin import (
     CAPTCHA,
     CHIDI,
     CHINA,
+    INACTIVE,
     LOCKED,
     MFA,
     MFA_CODE,
     PASSWORD,
+    PHONE,
     SLOW,
     THROTTLED,
     WRONG_PASSWORDS,
@@ -364,6 +366,56 @@ def test_a_token_that_the_api_refuses_sends_the_password_again_and_again(garmin)
         person(ALICE).login()
 
     assert garmin.attempts == {ALICE: 5}
+
+
+def test_a_token_that_is_not_active_yet_sends_the_password_again_and_again(garmin):
+    with pytest.raises(ConnectionFailed, match="rejected by API tier"):
+        person(INACTIVE).login()
+
+    assert garmin.attempts == {INACTIVE: 5}
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("mobile+requests", "responseStatus=UPDATE_PHONE_NUMBER"),
+        ("widget+cffi", "unexpected title 'Update Phone Number'"),
+        ("portal+requests", "responseStatus=UPDATE_PHONE_NUMBER"),
+    ],
+)
+def test_what_garmin_asks_for_first_is_no_authentication_error(garmin, way, said):
+    with pytest.raises(ConnectionFailed, match=said):
+        person(PHONE, only=[way]).login()
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("mobile+requests", "UPDATE_PHONE_NUMBER"),
+        ("widget+cffi", "Widget MFA failed: Update Phone Number"),
+        ("portal+requests", "UPDATE_PHONE_NUMBER"),
+    ],
+)
+def test_what_garmin_asks_for_after_the_code_looks_like_a_wrong_one(garmin, way, said):
+    garmin.edit_account(MFA, wants="UPDATE_PHONE_NUMBER")
+    _, state = person(MFA, only=[way]).login()
+
+    with pytest.raises(AuthenticationError, match=said):
+        person().resume_login(state, MFA_CODE)
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize("email", [ALICE, MFA])
+def test_a_ticket_that_cannot_be_exchanged_looks_like_a_wrong_password(garmin, email, way):
+    alice = person(email, only=[way])
+    answer, state = alice.login() if email == MFA else (None, None)
+    garmin.fail("token", "500")
+    garmin.fail("ticket", "200_html")  # nor for a cookie
+
+    with pytest.raises(AuthenticationError, match="JWT_WEB"):
+        alice.client.resume_login(state, MFA_CODE) if answer else alice.login()
+
+    assert garmin.calls["token"] == 4
 
 
 # China

@@ -24,7 +24,7 @@ def _owner(garmin: GarminState, request: HttpRequest, tld: str) -> Account:
     method, _, value = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     bearer = value.strip() if method.lower() == "bearer" else ""
     account = garmin.find_bearer(bearer or request.COOKIES.get("JWT_WEB", ""), f"garmin.{tld}")
-    if account is None:
+    if account is None or account.inactive:
         raise errors.token_not_active()
     if account.throttled:
         raise Refusal(errors.front(429))

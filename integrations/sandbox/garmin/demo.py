@@ -27,6 +27,10 @@ THROTTLED = "throttled@example.com"
 SLOW = "slow@example.com"
 #: 403 from Garmin's front at the app's way in; the widget's lets it pass.
 BLOCKED = "blocked@example.com"
+#: Has to give a phone number before anything else.
+PHONE = "phone@example.com"
+#: The API does not know the tokens that were issued a moment ago.
+INACTIVE = "inactive@example.com"
 #: Lives at garmin.cn, and is unknown at garmin.com.
 CHINA = "china@example.com"
 
@@ -69,7 +73,9 @@ class Account:
     """A person at Garmin. What goes wrong for them can be changed at any time.
 
     `blocked` names the ways in (WAYS) at which the front answers 403 to them;
-    `delay` (seconds) is how late the answer to a password comes.
+    `delay` (seconds) is how late the answer to a password comes; `wants` is
+    what Garmin asks for after the right password or code, a
+    `responseStatus.type`; the API refuses each token of who is `inactive`.
     """
 
     email: str
@@ -84,6 +90,8 @@ class Account:
     locked: bool = False
     captcha: bool = False
     throttled: bool = False
+    inactive: bool = False
+    wants: str = ""
     blocked: tuple[str, ...] = ()
     delay: float = 0.0
     gear: list[Gear] = field(default_factory=list)
@@ -99,9 +107,13 @@ class Account:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"sandbox:account:{self.email}"))
 
     def public(self) -> dict[str, Any]:
-        traits = [name for name in ("locked", "captcha", "throttled") if getattr(self, name)]
+        traits = [
+            name for name in ("locked", "captcha", "throttled", "inactive") if getattr(self, name)
+        ]
         if self.mfa_code is not None:
             traits.append(f"code {self.mfa_code}")
+        if self.wants:
+            traits.append(self.wants)
         if self.blocked:
             traits.append(f"403 at {', '.join(self.blocked)}")
         if self.delay:
@@ -161,6 +173,8 @@ def accounts() -> list[Account]:
         Account(THROTTLED, "Thea Rottled", 70007, throttled=True),
         Account(SLOW, "Sven Slow", 70008, delay=3.0),
         Account(BLOCKED, "Bo Lockt", 70009, blocked=("mobile",)),
+        Account(PHONE, "Fon Less", 70010, wants="UPDATE_PHONE_NUMBER"),
+        Account(INACTIVE, "Ina Ktiv", 70011, inactive=True),
         Account(
             CHINA,
             "Chen Na",

@@ -35,12 +35,14 @@ _FIELDS: dict[str, type | UnionType] = {
     "domain": str,
     "full_name": str,
     "gear": list,
+    "inactive": bool,
     "locked": bool,
     "measurement_system": str,
     "mfa_code": str | None,
     "mfa_method": str,
     "password": str,
     "throttled": bool,
+    "wants": str,
     "wrong_passwords": int,
 }
 _MOST_SIGN_INS = 10_000
@@ -270,7 +272,9 @@ class GarminState(Provider):
                 account.locked = account.wrong_passwords >= WRONG_PASSWORDS
                 return "INVALID_USERNAME_PASSWORD"
             account.wrong_passwords = 0
-            return "SUCCESSFUL" if account.mfa_code is None else "MFA_REQUIRED"
+            if account.mfa_code is not None:
+                return "MFA_REQUIRED"
+            return account.wants or "SUCCESSFUL"
 
     def await_code(self, sign_in: SignIn, account: Account) -> None:
         with self._lock:
@@ -288,7 +292,7 @@ class GarminState(Provider):
             if code != account.mfa_code:
                 return "MFA_CODE_INVALID", account
             sign_in.account = None
-            return "SUCCESSFUL", account
+            return account.wants or "SUCCESSFUL", account
 
     def grant_ticket(self, account: Account) -> str:
         with self._lock:

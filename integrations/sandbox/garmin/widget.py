@@ -25,6 +25,14 @@ _TITLES = {
 }
 
 
+def _title(kind: str) -> str:
+    """The title of what a password or a code gets.
+
+    "Update Phone Number" was seen (github.com/matin/garth/issues/19); the likes of it follow.
+    """
+    return _TITLES.get(kind) or kind.replace("_", " ").title()
+
+
 def _page(title: str, body: str = "") -> HttpResponse:
     html = f"<!doctype html><title>{escape(title)}</title><h1>Sandbox</h1>{body}"
     return HttpResponse(html)
@@ -77,7 +85,7 @@ def submit(garmin: GarminState, request: HttpRequest, tld: str) -> HttpResponse:
     email, password = request.POST.get("username", ""), request.POST.get("password", "")
     kind, account = sso.try_password(garmin, "widget", tld, email, password)
     if account is None or kind not in ("SUCCESSFUL", "MFA_REQUIRED"):
-        return _form(_TITLES[kind], found)
+        return _form(_title(kind), found)
     if kind == "MFA_REQUIRED":
         garmin.await_code(found, account)
         return _mfa_page(found, account)
@@ -112,4 +120,4 @@ def verify_code(garmin: GarminState, request: HttpRequest, tld: str) -> HttpResp
         return _success(garmin, request, tld, account)
     if kind == "MFA_CODE_INVALID" and found is not None and account is not None:
         return _mfa_page(found, account)
-    return _page("Session expired")
+    return _page(_title(kind))
