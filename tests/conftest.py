@@ -71,6 +71,8 @@ def garmin(sandbox: Sandbox, monkeypatch: Any) -> Iterator[Garmin]:
     monkeypatch.setattr(
         garminconnect.api.base, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: None)
     )
+    # Between two tries to exchange a ticket.
+    monkeypatch.setattr("integrations.garminconnect.watch.TICKET_PAUSES", (0, 0))
     with hook.pointed_at(sandbox.url, pauses=False):
         yield sandbox.garmin
 

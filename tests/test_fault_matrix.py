@@ -243,13 +243,13 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
     "garmin sign-in": {
         "500": Cell("provider_unavailable", "none", "athlete"),
         "502_html": Cell("provider_unavailable", "none", "athlete"),
-        "200_html": Cell("provider_unavailable", "none", "athlete"),
-        "empty": Cell("provider_unavailable", "none", "athlete"),
-        "half_json": Cell("provider_unavailable", "none", "athlete"),
-        "wrong_types": Cell("provider_unavailable", "none", "athlete"),
+        "200_html": Cell("invalid_provider_reply", "none", "athlete"),
+        "empty": Cell("invalid_provider_reply", "none", "athlete"),
+        "half_json": Cell("invalid_provider_reply", "none", "athlete"),
+        "wrong_types": Cell("invalid_provider_reply", "none", "athlete"),
         "429": Cell("rate_limited", "none", "athlete"),
         "401_client": NOT_GARMINS,
-        "403_inactive": Cell("provider_unavailable", "none", "athlete", calls=5),
+        "403_inactive": Cell("rate_limited", "none", "athlete", calls=5),
         "403_limit": Cell("rate_limited", "none", "athlete"),
         "refused": Cell("provider_unavailable", "none", "athlete", calls=0),
         "reset_before": Cell("provider_unavailable", "none", "athlete"),
@@ -263,19 +263,39 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
     "garmin code": {
         "500": Cell("provider_unavailable", "none", "code"),
         "502_html": Cell("provider_unavailable", "none", "code", calls=2),
-        "200_html": Cell("provider_unavailable", "none", "code", calls=2),
-        "empty": Cell("provider_unavailable", "none", "code", calls=2),
-        "half_json": Cell("provider_unavailable", "none", "code", calls=2),
-        "wrong_types": Cell("provider_unavailable", "none", "code", calls=2),
+        "200_html": Cell("invalid_provider_reply", "none", "code", calls=2),
+        "empty": Cell("invalid_provider_reply", "none", "code", calls=2),
+        "half_json": Cell("invalid_provider_reply", "none", "code", calls=2),
+        "wrong_types": Cell("invalid_provider_reply", "none", "code", calls=2),
         "429": Cell("rate_limited", "none", "code", calls=2),
         "401_client": NOT_GARMINS,
-        "403_inactive": Cell("provider_unavailable", "none", "code", calls=2),
+        "403_inactive": Cell("rate_limited", "none", "code", calls=2),
         "403_limit": Cell("rate_limited", "none", "code", calls=2),
         "refused": Cell("provider_unavailable", "none", "code", calls=0),
         "reset_before": Cell("provider_unavailable", "none", "code", calls=2),
         "reset_after": Cell("provider_unavailable", "none", "code", calls=2, then="login_expired"),
         "silence": Cell("provider_unavailable", "none", "code", calls=2),
         "drip": Cell("provider_unavailable", "none", "code", calls=2, then="login_expired"),
+    },
+    # The password was taken: whatever comes of its ticket is no wrong password and no outage. One
+    # that may not have been looked at is presented three times, any other as each of four clients.
+    # The library takes anything for a token; we do not.
+    "garmin ticket": {
+        "500": Cell("sign_in_unfinished", "none", "athlete", calls=3),
+        "502_html": Cell("sign_in_unfinished", "none", "athlete", calls=3),
+        "200_html": Cell("sign_in_unfinished", "none", "athlete", calls=4),
+        "empty": Cell("sign_in_unfinished", "none", "athlete", calls=4),
+        "half_json": Cell("sign_in_unfinished", "none", "athlete", calls=4),
+        "wrong_types": Cell("sign_in_unfinished", "none", "athlete"),
+        "429": Cell("sign_in_unfinished", "none", "athlete", calls=3),
+        "401_client": Cell("sign_in_unfinished", "none", "athlete", calls=4),
+        "403_inactive": Cell("sign_in_unfinished", "none", "athlete", calls=4),
+        "403_limit": Cell("sign_in_unfinished", "none", "athlete", calls=4),
+        "refused": Cell("provider_unavailable", "none", "athlete", calls=0),  # at its sign-in, too
+        "reset_before": Cell("sign_in_unfinished", "none", "athlete", calls=3),
+        "reset_after": Cell("sign_in_unfinished", "none", "athlete", calls=3),
+        "silence": Cell("sign_in_unfinished", "none", "athlete", calls=3),
+        "drip": Cell("sign_in_unfinished", "none", "athlete", calls=3),
     },
     # As with Strava: only "invalid_grant" ends a session.
     "garmin refresh": {
@@ -553,6 +573,13 @@ class SignIn(Operation):
         )
 
 
+class Ticket(SignIn):
+    """The same, where the password is taken and its ticket is not."""
+
+    endpoints = ("token",)
+    asked = Operation.asked
+
+
 class MfaAnswer(Operation):
     """The right code."""
 
@@ -618,6 +645,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "webhook": Webhook,
     "garmin sign-in": SignIn,
     "garmin code": MfaAnswer,
+    "garmin ticket": Ticket,
     "garmin refresh": SessionRefresh,
     "garmin gear sync": GarminGearSync,
 }
@@ -716,12 +744,13 @@ def link_of(row, provider):
 # What each code is in words, from the operation itself or from the page afterwards.
 WORDS = {
     "provider_unavailable": r"(cannot|could not) be reached",
-    "invalid_provider_reply": r"makes no sense|could not be reached",
+    "invalid_provider_reply": r"makes no sense|could not (use|be reached)",
     "rate_limited": r"limiting how often|refusing sign-ins",
     "invalid_client": r"not your fault|no longer accepts the Strava app",
     "application_inactive": r"inactive",
     "athlete_limit": r"as many athletes|could not be reached",
     "disconnected": r"Strava is disconnected\.",
+    "sign_in_unfinished": r"Your password is right",
     "not told": r"strava\.com/settings/apps",
 }
 INTERNALS = re.compile(

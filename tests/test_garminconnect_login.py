@@ -159,31 +159,11 @@ def test_an_ending_is_said_plainly_and_no_password_is_sent_twice(alice, alice_cl
     assert not GarminConnectLogin.objects.exists()
 
 
-@pytest.mark.parametrize(
-    "fault", ["500", "502_html", "empty", "half_json", "wrong_types", "429", "427"]
-)
-def test_a_password_that_garmin_answered_is_not_sent_again(alice, alice_client, garmin, fault):
-    for endpoint in ("mobile_login", "widget_login", "portal_login"):
-        garmin.fail(endpoint, fault)
-
-    connect(alice_client)
-
-    assert status(alice_client)["error"]["code"] in ("provider_unavailable", "rate_limited")
-    assert garmin.attempts[ALICE] == 1
-
-
 def test_a_front_that_turns_a_client_away_unseen_is_passed_by_another_way(
     alice, alice_client, garmin
 ):
     connect(alice_client, BLOCKED)
     assert status(alice_client)["status"] == "linked"
-
-
-def test_a_session_that_cannot_be_stored_is_no_session(alice, alice_client, garmin):
-    garmin.fail("token", "500")
-    connect(alice_client)
-    assert status(alice_client)["status"] == "not_linked"
-    assert status(alice_client)["error"]
 
 
 def test_china_is_another_world(alice, alice_client, garmin):

@@ -24,6 +24,7 @@ from .base import (
 )
 from .garminconnect import (
     AccountLocked,
+    ActionRequired,
     CaptchaRequired,
     GarminConnectError,
     GarminConnectInvalidReply,
@@ -38,6 +39,7 @@ from .garminconnect import (
     LoginInProgress,
     LoginInterrupted,
     NoLoginInProgress,
+    SignInUnfinished,
     TooManyAttempts,
     TooManyMfaCodes,
 )
@@ -62,6 +64,7 @@ from .providers import (
 __all__ = [
     "AccessDenied",
     "AccountLocked",
+    "ActionRequired",
     "ApplicationInactive",
     "AthleteAlreadyLinked",
     "AthleteLimitReached",
@@ -96,6 +99,7 @@ __all__ = [
     "RateLimited",
     "ScopeMissing",
     "SecretUnreadable",
+    "SignInUnfinished",
     "SiteClientChanged",
     "SiteClientRejected",
     "StravaNotLinked",

@@ -84,7 +84,7 @@ class GarminConnectUnavailable(GarminConnectError, ProviderUnavailable):
 
 
 class GarminConnectInvalidReply(GarminConnectError, InvalidProviderReply):
-    default_message = _("Garmin gave an answer that makes no sense. Please try again later.")
+    default_message = _("Garmin sent an answer that we could not use. Please try again later.")
 
 
 class GarminConnectRateLimited(GarminConnectError, RateLimited):
@@ -158,6 +158,29 @@ class CaptchaRequired(GarminConnectError):
     default_message = _(
         "Garmin wants to see that you are a person. Sign in once in the Garmin Connect app or at "
         "connect.garmin.com, and then try again here."
+    )
+
+
+class ActionRequired(GarminConnectError):
+    """Garmin wants something first: a new password, a consent, a phone number, a parent."""
+
+    status_code = 403
+    code = "action_required"
+    is_permanent = True
+    default_message = _(
+        "Garmin wants something from you before it lets you in. Sign in once at "
+        "connect.garmin.com and answer what Garmin asks there. Then try again here."
+    )
+
+
+class SignInUnfinished(GarminConnectError):
+    """Garmin has accepted the password, and the code if it wanted one, and then failed."""
+
+    status_code = 503
+    code = "sign_in_unfinished"
+    default_message = _(
+        "Garmin accepted your password, but could not finish the sign-in. Please wait a few "
+        "minutes and try again. Your password is right."
     )
 
 

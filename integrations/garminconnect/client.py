@@ -10,7 +10,6 @@ import base64
 import json
 import logging
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +17,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import (
-    AccountLocked,
-    CaptchaRequired,
     GarminConnectError,
     GarminConnectInvalidReply,
     GarminConnectRateLimited,
@@ -27,21 +24,16 @@ from ..exceptions import (
     GarminConnectUnavailable,
     IntegrationsDatabaseError,
     IntegrationsError,
-    InvalidCredentials,
-    InvalidMfaCode,
     InvalidSession,
-    LoginExpired,
 )
 from ..http import DeadlineAdapter
+from .watch import Watch
 
 if TYPE_CHECKING:
     from garminconnect import Garmin
 
 logger = logging.getLogger("integrations.garminconnect")
 
-# The library's last ways in would send the password again after the widget has sent it.
-_SKIPPED_WAYS = frozenset({"portal+cffi", "portal+requests"})
-_LOCKED = re.compile(r"(?<!b)locked")  # "Account locked", ACCOUNT_LOCKED, but not "blocked"
 _TOKENS = ("di_token", "di_refresh_token", "di_client_id")
 
 
@@ -88,39 +80,36 @@ def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
     """Sign in with a password, which Garmin's sign-in judges at most once.
 
     Takes 2 to 5 seconds when all goes well, half a minute when Garmin's front refuses the first
-    ways in. Raises InvalidCredentials, AccountLocked, CaptchaRequired, or an error that says
-    that Garmin would not or could not look at the password.
+    ways in. Raises InvalidCredentials, AccountLocked, CaptchaRequired, ActionRequired,
+    SignInUnfinished if Garmin has taken the password and then failed, or an error that says that
+    Garmin would not or could not look at it.
     """
     garminconnect = library()
-    garmin = garminconnect.Garmin(email=email, password=password, is_cn=is_cn, return_on_mfa=True)
-    verdicts: list[Exception] = []
-    _send_password_once(garminconnect, garmin, verdicts)
+    client = garminconnect.Garmin(is_cn=is_cn).client
+    watch = Watch(garminconnect, client)
     try:
-        outcome, client_state = garmin.login()
-    except Exception as exc:
-        raise _translate_sign_in(garminconnect, verdicts[0] if verdicts else exc) from None
-    finally:
-        garmin.password = None
-    if outcome == "needs_mfa":
-        return MfaRequired(client_state)
-    return _session(garmin, is_cn)
+        # Not Garmin.login(), which reads statuses out of texts.
+        outcome, client_state = client.login(email, password, return_on_mfa=True)
+        return MfaRequired(client_state) if outcome == "needs_mfa" else _session_of(client, is_cn)
+    except Exception:
+        raise watch.error() from None
 
 
 def answer_mfa(client_state: dict[str, Any], code: str, is_cn: bool) -> Session:
     """Finish a sign-in with the code that Garmin sent, in whatever process it was begun.
 
-    Raises InvalidMfaCode, after which another code may be tried, LoginExpired if the sign-in is
-    over, or an error that says that Garmin could not look at the code.
+    Raises InvalidMfaCode, after which another code may be tried; LoginExpired, ActionRequired or
+    SignInUnfinished, after which the sign-in is over; or an error that says that Garmin could not
+    look at the code.
     """
     garminconnect = library()
-    garmin = garminconnect.Garmin(is_cn=is_cn, return_on_mfa=True)
+    client = garminconnect.Garmin(is_cn=is_cn).client
+    watch = Watch(garminconnect, client)
     try:
-        garmin.resume_login(client_state, code)
-    except Exception as exc:
-        # The library loads the profile last, and calls it a failed sign-in if that fails.
-        if not getattr(getattr(garmin, "client", None), "di_token", None):
-            raise _translate_mfa(garminconnect, exc) from None
-    return _session(garmin, is_cn)
+        client.resume_login(client_state, code)
+        return _session_of(client, is_cn)
+    except Exception:
+        raise watch.error() from None
 
 
 def refresh(session: Session) -> Session:
@@ -217,76 +206,6 @@ def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectErr
     return error
 
 
-def _send_password_once(garminconnect: ModuleType, garmin: Any, verdicts: list[Exception]) -> None:
-    """Keep the library from sending a password again that Garmin's sign-in has answered.
-
-    It tries several ways in, one after the other, and goes on after "locked", "captcha" and
-    429 as well: up to eleven times the same password, where five wrong ones lock an account and
-    another try after a 429 prolongs it. Only a 403 is left to it, because that is the front
-    turning away a client unseen.
-    """
-    client = getattr(garmin, "client", None)
-    post = getattr(client, "_post_credentials", None)
-    if client is None or post is None:
-        return
-    client.skip_strategies = set(_SKIPPED_WAYS)
-
-    def post_once(session: Any, *args: Any, **kwargs: Any) -> Any:
-        options = getattr(session, "curl_options", None)
-        if options is not None:
-            # On a connection that was used before, libcurl itself sends a request again.
-            from curl_cffi import CurlOpt
-
-            options[CurlOpt.FRESH_CONNECT] = 1
-        try:
-            return post(session, *args, **kwargs)
-        except (garminconnect.GarminConnectAuthenticationError, garminconnect.client._MFARequired):
-            raise
-        except Exception as exc:
-            if "HTTP 403" in str(exc):
-                raise
-            verdicts.append(exc)
-            # The one error after which the library tries no other way.
-            raise garminconnect.GarminConnectAuthenticationError("stopped") from exc
-
-    client._post_credentials = post_once
-
-
-def _translate_sign_in(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:
-    # The library tells these apart in its messages alone.
-    text = str(exc).lower()
-    if _LOCKED.search(text):
-        error: GarminConnectError = AccountLocked()
-    elif "captcha" in text:
-        error = CaptchaRequired()
-    elif isinstance(exc, garminconnect.GarminConnectTooManyRequestsError):
-        error = GarminConnectRateLimited(provider_status=429, retry_after=3600)
-    elif isinstance(exc, garminconnect.GarminConnectAuthenticationError):
-        error = InvalidCredentials()
-    else:
-        error = GarminConnectUnavailable()
-    event = {"event": "garminconnect.sign_in_failed"}
-    logger.warning("garminconnect sign-in: %s (%s)", error.code, type(exc).__name__, extra=event)
-    return error
-
-
-def _translate_mfa(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:
-    text = str(exc).lower()
-    if isinstance(exc, garminconnect.GarminConnectTooManyRequestsError):
-        error: GarminConnectError = GarminConnectRateLimited(provider_status=429, retry_after=3600)
-    elif not isinstance(exc, garminconnect.GarminConnectAuthenticationError):
-        error = GarminConnectUnavailable()
-    elif "expired" in text or "client_state" in text:
-        error = LoginExpired()
-    elif any(each in text for each in ("connection error", "non-json", ": unknown")):
-        error = GarminConnectUnavailable()
-    else:
-        error = InvalidMfaCode()
-    event = {"event": "garminconnect.code_failed"}
-    logger.warning("garminconnect code: %s (%s)", error.code, type(exc).__name__, extra=event)
-    return error
-
-
 def _translate_refresh(answer: Any, exc: Exception) -> GarminConnectError:
     status = getattr(answer, "status_code", None)
     if status is None or status >= 500:
@@ -308,10 +227,6 @@ def _oauth_error(answer: Any) -> Any:
         return answer.json()["error"]
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _session(garmin: Any, is_cn: bool) -> Session:
-    return _session_of(garmin.client, is_cn)
 
 
 def _session_of(client: Any, is_cn: bool) -> Session:

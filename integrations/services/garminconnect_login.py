@@ -22,6 +22,8 @@ from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from ..exceptions import (
+    GarminConnectInvalidReply,
+    GarminConnectRateLimited,
     GarminConnectUnavailable,
     InvalidMfaCode,
     LoginExpired,
@@ -56,6 +58,13 @@ MFA_LIFETIME = timedelta(minutes=10)
 MAX_WRONG_CODES = 4  # the first one, and three that correct it
 MAX_ATTEMPTS = 5
 ATTEMPTS_PER = timedelta(hours=1)
+# After these, the same sign-in takes another code.
+_CODE_AGAIN = (
+    InvalidMfaCode,
+    GarminConnectInvalidReply,
+    GarminConnectRateLimited,
+    GarminConnectUnavailable,
+)
 
 
 @database_errors
@@ -168,7 +177,7 @@ def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
     wrong_codes = login.wrong_codes + isinstance(outcome, InvalidMfaCode)
     if wrong_codes >= MAX_WRONG_CODES:
         return _end(login, TooManyMfaCodes.code)
-    if isinstance(outcome, LoginExpired | LoginInterrupted):
+    if not isinstance(outcome, _CODE_AGAIN):
         return _end(login, outcome.code)
     with _rows.atomic():
         if not _mine(login).update(
