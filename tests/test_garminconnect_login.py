@@ -184,7 +184,7 @@ def test_a_bug_in_a_library_leaves_nothing_behind(alice, alice_client, garmin, m
     monkeypatch.setattr(garminconnect_login.client, "sign_in", crash)
     connect(alice_client)
 
-    assert status(alice_client)["error"]["code"] == "provider_unavailable"
+    assert status(alice_client)["error"]["code"] == "login_interrupted"
     assert PASSWORD not in caplog.text
     assert not GarminConnectLogin.objects.exists()
 

@@ -295,7 +295,7 @@ def _ask_garmin[Answer](
         # The type alone: the library's messages may hold what it was given.
         event = {"event": "garminconnect.sign_in_crashed"}
         logger.error("garminconnect failed with %s", type(exc).__name__, extra=event)
-        return GarminConnectUnavailable()
+        return LoginInterrupted()
 
 
 @contextmanager
