@@ -10,7 +10,7 @@ from django.http import JsonResponse
 
 from integrations import services
 from integrations.garminconnect import watch
-from integrations.models import GarminConnectLogin
+from integrations.models import GarminConnectAttempt, GarminConnectLogin
 from integrations.sandbox.garmin import (
     ALICE,
     CAPTCHA,
@@ -21,6 +21,7 @@ from integrations.sandbox.garmin import (
     PHONE,
     sso,
 )
+from integrations.services import garminconnect_login
 
 from .test_garminconnect_login import answer, connect, status
 
@@ -285,6 +286,57 @@ def test_a_session_that_the_api_does_not_know_yet_is_a_link_and_heals(alice, ali
 
     assert told(alice_client) == "linked"
     assert garmin.attempts == {INACTIVE: 1}
+
+
+def test_what_garmin_could_not_finish_is_counted_apart(alice, alice_client, garmin, monkeypatch):
+    counted = []
+    monkeypatch.setattr(
+        garminconnect_login, "count_failure", lambda *labels: counted.append(labels)
+    )
+    garmin.fail("token", "500")
+
+    for _ in range(7):
+        assert connect(alice_client).status_code == 202
+    garmin.recover()
+    connect(alice_client)
+
+    assert told(alice_client) == "linked"
+    assert counted == [("garminconnect", "sign_in", "sign_in_unfinished")] * 7
+
+
+def test_what_garmin_could_not_finish_after_the_code_is_counted_apart(alice_client, garmin):
+    garmin.fail("token", "500")
+
+    for _ in range(6):
+        assert connect(alice_client, MFA).status_code == 202
+        answer(alice_client)
+
+    assert told(alice_client) == "sign_in_unfinished"
+    garmin.recover()
+    connect(alice_client, MFA)
+    assert told(alice_client) == "mfa_required"
+
+
+def test_a_wrong_password_counts_before_and_after_what_was_not_finished(alice_client, garmin):
+    for email, password in [(ALICE, "wrong"), (ALICE, PASSWORD)] * 4 + [(ALICE, "wrong")]:
+        if password == PASSWORD:
+            garmin.fail("token", "500", times=3)
+        assert connect(alice_client, email, password).status_code == 202
+
+    refused = connect(alice_client)
+
+    assert refused.json()["error"]["code"] == "too_many_attempts"
+    assert garmin.attempts == {ALICE: 9}
+
+
+def test_what_garmin_cannot_finish_is_not_tried_for_ever(alice_client, garmin):
+    garmin.fail("token", "500")
+    codes = [connect(alice_client).status_code for _ in range(12)]
+
+    assert codes == [202] * 10 + [503] * 2
+    assert connect(alice_client).json()["error"]["code"] == "sign_in_unfinished"
+    assert garmin.attempts == {ALICE: 10}
+    assert ALICE not in repr(list(GarminConnectAttempt.objects.values()))
 
 
 # --- The code -----------------------------------------------------------------------------------

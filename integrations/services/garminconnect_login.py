@@ -32,6 +32,7 @@ from ..exceptions import (
     NoLoginInProgress,
     ProviderError,
     SecretUnreadable,
+    SignInUnfinished,
     TooManyAttempts,
     TooManyMfaCodes,
 )
@@ -58,6 +59,10 @@ MFA_LIFETIME = timedelta(minutes=10)
 MAX_WRONG_CODES = 4  # the first one, and three that correct it
 MAX_ATTEMPTS = 5
 ATTEMPTS_PER = timedelta(hours=1)
+# Sign-ins that failed after Garmin had accepted the password are counted apart: they lock no
+# account. Their limit is there for whoever tries in a loop.
+MAX_UNFINISHED = 10
+_UNFINISHED = "unfinished"  # where another attempt has a hash
 # After these, the same sign-in takes another code.
 _CODE_AGAIN = (
     InvalidMfaCode,
@@ -76,7 +81,8 @@ def begin_garminconnect_login(
     A link that there is goes on working until the sign-in has succeeded.
 
     Raises LoginInProgress if one is running, TooManyAttempts after five within an hour, by user
-    or by e-mail: Garmin is asked no sooner than `retry_after` seconds later.
+    or by e-mail: Garmin is asked no sooner than `retry_after` seconds later. SignInUnfinished after
+    ten that Garmin did not finish.
     """
     _rows.ensure_row(user_id)
     settle_dead_logins()
@@ -348,6 +354,8 @@ def _end(login: GarminConnectLogin, code: str) -> str:
             return "superseded"
         _rows.update(login.user_id, garminconnect_login_error=code)
         _trail.note(login.user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.ATHLETE)
+        if code == SignInUnfinished.code:
+            _count_apart(login.user_id)
     count_failure("garminconnect", "sign_in", code)
     return code
 
@@ -359,13 +367,17 @@ def _count_attempt(user_id: int, email: str) -> None:
     and never one too many let through.
     """
     now = timezone.now()
+    recent = GarminConnectAttempt.objects.filter(at__gt=now - ATTEMPTS_PER)
+    if recent.filter(user_id=user_id, email_hash=_UNFINISHED).count() >= MAX_UNFINISHED:
+        raise SignInUnfinished
     email_hash = salted_hmac(
         "integrations.GarminConnectAttempt", email.strip().lower(), algorithm="sha256"
     ).hexdigest()
     attempt = GarminConnectAttempt.objects.create(user_id=user_id, email_hash=email_hash, at=now)
     for same in ({"user_id": user_id}, {"email_hash": email_hash}):
         times = list(
-            GarminConnectAttempt.objects.filter(**same, at__gt=now - ATTEMPTS_PER)
+            recent.filter(**same)
+            .exclude(email_hash=_UNFINISHED)
             .order_by("-at", "-pk")
             .values_list("at", flat=True)[: MAX_ATTEMPTS + 1]
         )
@@ -373,3 +385,10 @@ def _count_attempt(user_id: int, email: str) -> None:
             attempt.delete()
             free_at = times[MAX_ATTEMPTS] + ATTEMPTS_PER
             raise TooManyAttempts(retry_after=max(1, round((free_at - now).total_seconds())))
+
+
+def _count_apart(user_id: int) -> None:
+    """Take the newest sign-in out of the five, because Garmin has accepted its password."""
+    attempts = GarminConnectAttempt.objects.filter(user_id=user_id).exclude(email_hash=_UNFINISHED)
+    newest = list(attempts.order_by("-at", "-pk").values_list("pk", flat=True)[:1])
+    GarminConnectAttempt.objects.filter(pk__in=newest).update(email_hash=_UNFINISHED)
