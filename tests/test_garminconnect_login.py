@@ -440,7 +440,11 @@ def test_the_message_says_when_to_try_again(alice, alice_client, garmin):
     error = connect(alice_client).json()["error"]
 
     assert error["code"] == "too_many_attempts"
-    assert "12 minutes" in error["message"]
+    assert error["message"] == (
+        "You have tried five times within an hour. To keep Garmin from locking your account, "
+        "please wait 12 minutes."
+    )
+    assert exceptions.TooManyAttempts(retry_after=59).user_message.endswith(" 1 minute.")
     assert garmin.attempts[ALICE] == 0
     GarminConnectAttempt.objects.update(at=timezone.now() - timedelta(minutes=61))
     assert connect(alice_client).status_code == 202

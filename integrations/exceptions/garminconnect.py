@@ -65,10 +65,10 @@ class TooManyAttempts(IntegrationsError):
     def user_message(self) -> str:
         minutes = max(1, -(-self.retry_after // 60))
         return ngettext(
-            "Five sign-ins within an hour are the most, because Garmin locks accounts after too "
-            "many. Please try again in %(minutes)d minute.",
-            "Five sign-ins within an hour are the most, because Garmin locks accounts after too "
-            "many. Please try again in %(minutes)d minutes.",
+            "You have tried five times within an hour. To keep Garmin from locking your account, "
+            "please wait %(minutes)d minute.",
+            "You have tried five times within an hour. To keep Garmin from locking your account, "
+            "please wait %(minutes)d minutes.",
             minutes,
         ) % {"minutes": minutes}
 
