@@ -236,7 +236,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
                     "strava",
                     "strava_health",
                     "strava_told",
-                    "strava_athlete_id",
+                    "strava_athlete",
                     "scopes",
                     "strava_app",
                     "strava_linked_at",
@@ -357,6 +357,11 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
     @admin.display(description=_("Scopes"), ordering="strava_scope")
     def scopes(self, row: UsersIntegrations) -> str:
         return ", ".join(row.strava_scopes)
+
+    @admin.display(description=_("Athlete id"), ordering="strava_athlete_id")
+    def strava_athlete(self, row: UsersIntegrations) -> str:
+        # Not as Django shows a number, with separators: it is a name.
+        return "-" if row.strava_athlete_id is None else str(row.strava_athlete_id)
 
     @admin.display(description=_("Strava app"))
     def strava_app(self, row: UsersIntegrations) -> str:
@@ -490,7 +495,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
                 with services.acting_as("staff", request.user.pk):
                     service(row.user_id)
             except IntegrationsError as exc:
-                failed.append(f"{row.user}: {exc.user_message}")
+                failed.append(f"{row.user}: {services.staff_message(exc)}")
             else:
                 count += 1
                 self.log_change(request, row, str(trail))

@@ -134,17 +134,13 @@ def check_database(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 @register
 def check_task_backend(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """A password waits for a worker for less than a minute, if there is anybody to see to it."""
-    try:
-        backend = type(task_backends[DEFAULT_TASK_BACKEND_ALIAS])
-    except Exception as exc:  # each backend has errors of its own
-        words = f"The task backend cannot be used: {type(exc).__name__}."
+    backend = task_backends[DEFAULT_TASK_BACKEND_ALIAS]
+    if isinstance(backend, ImmediateBackend):
+        words = "Tasks run in the web process, where signing in to Garmin takes up to a minute."
+    elif isinstance(backend, DummyBackend):
+        words = "Tasks are never run, so nobody can sign in to Garmin."
     else:
-        if issubclass(backend, ImmediateBackend):
-            words = "Tasks run in the web process, where signing in to Garmin takes up to a minute."
-        elif issubclass(backend, DummyBackend):
-            words = "Tasks are never run, so nobody can sign in to Garmin."
-        else:
-            return []
+        return []
     return [
         checks.Warning(
             words,

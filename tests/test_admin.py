@@ -189,7 +189,7 @@ def test_refresh_now(alice, bob, linked, link, strava, admin):
 
     text = page.content.decode()
     assert "1 token refreshed" in text
-    assert "Bob: Strava no longer accepts" in text
+    assert "Bob: the athlete has to reconnect" in text
     assert row_of(alice).strava_token != linked.strava_token
     assert LogEntry.objects.get().get_change_message() == "Strava token refreshed by hand."
 

@@ -495,6 +495,7 @@ NO_DATABASE = {
     "link_message": "words",
     "login_message": "words",
     "login_status": "reads an instance at hand",
+    "staff_message": "words",
     "sync_message": "words",
     "is_strava_verify_token": "compares with a setting",
     "run_parallel": "threads for others' work",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from django.core.checks import run_checks
@@ -115,7 +116,12 @@ def messages_of(settings, **changes):
     return [message.id for message in run_checks() if message.id.startswith("integrations")]
 
 
-def test_checks_are_silent_where_all_is_well(db, settings):
+@pytest.fixture
+def with_workers(settings):
+    settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+
+
+def test_checks_are_silent_where_all_is_well(db, settings, with_workers):
     assert messages_of(settings) == []
 
 
@@ -129,10 +135,25 @@ def test_checks_are_silent_where_all_is_well(db, settings):
         ({"STRAVA_OAUTH_URL": "http://strava.example"}, ["integrations.E003"]),
         ({"STRAVA_OAUTH_URL": "http://localhost:8001/oauth"}, []),
         ({"STRAVA_CLIENT_ID": "1", "STRAVA_CLIENT_SECRET": ""}, ["integrations.W001"]),
+        ({"USE_TZ": False}, ["integrations.E006"]),
+        *(
+            ({"TASKS": {"default": {"BACKEND": f"{backend}Backend"}}}, ["integrations.W002"])
+            for backend in (
+                "django.tasks.backends.immediate.Immediate",
+                "django.tasks.backends.dummy.Dummy",
+            )
+        ),
     ],
 )
-def test_checks_tell_the_operator(db, settings, changes, ids):
+def test_checks_tell_the_operator(db, settings, with_workers, changes, ids):
     assert messages_of(settings, **changes) == ids
+
+
+@pytest.mark.parametrize("vendor", ["mysql", "oracle", "somethingelse"])
+def test_a_database_that_is_not_supported_is_told(db, settings, with_workers, monkeypatch, vendor):
+    others = {"default": SimpleNamespace(vendor=vendor)}
+    monkeypatch.setattr("integrations.checks.connections", others)
+    assert messages_of(settings) == ["integrations.E007"]
 
 
 def test_the_sandbox_is_for_development_only(settings):

@@ -22,6 +22,11 @@ class IntegrationsError(Exception):
         super().__init__(self._message)
 
     @property
+    def has_own_words(self) -> bool:
+        """Whether it was raised with other words than those of its class."""
+        return self._message is not self.default_message
+
+    @property
     def user_message(self) -> str:
         """What to tell the athlete, in the language active now."""
         return str(self._message)

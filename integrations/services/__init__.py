@@ -2,6 +2,7 @@
 
 from ._parallel import run_parallel
 from ._trail import acting, acting_as, forget_old_link_events, get_link_events
+from ._words import event_reason, staff_message
 from .export import export_integrations
 from .garminconnect import (
     disconnect_garminconnect,
@@ -46,7 +47,6 @@ from .keys import (
 )
 from .status import (
     describe_integrations,
-    event_reason,
     get_integrations_status,
     get_links,
     link_error,
@@ -148,6 +148,7 @@ __all__ = [
     "set_user_strava_client",
     "set_user_strava_state",
     "set_user_strava_sync_gear",
+    "staff_message",
     "submit_garminconnect_code",
     "sweep_strava_tokens",
     "sync_garminconnect_gear",

@@ -34,4 +34,4 @@ class Command(BaseCommand):
                 for subscription in services.list_strava_subscriptions():
                     self.stdout.write(f"{subscription.id}  {subscription.callback_url}")
         except IntegrationsError as exc:
-            raise CommandError(f"{exc.user_message} ({exc.code})") from exc
+            raise CommandError(f"{services.staff_message(exc)} ({exc.code})") from exc
