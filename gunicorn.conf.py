@@ -2,6 +2,23 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from project.env import load
+
+try:
+    # gunicorn looks for these in the environment by itself, but knows of no `.env` and no _FILE.
+    _environment = load()
+    workers = _environment.number("WEB_CONCURRENCY", 1)
+    forwarded_allow_ips = ",".join(
+        _environment.networks("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
+    )
+except ImproperlyConfigured as exc:
+    sys.exit(f"Configuration error: {exc}")
 
 # Threads, because a request that waits for Strava should not keep the others waiting.
 threads = 8

@@ -5,20 +5,20 @@ What each variable means stands in the README.
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.csp import CSP
 from pythonjsonlogger.core import RESERVED_ATTRS
 
+from .env import load
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-env = environ.Env()
-if (BASE_DIR / ".env").is_file():
-    env.read_env(BASE_DIR / ".env")
+env = load()
+env.publish("PROMETHEUS_MULTIPROC_DIR")
 
-DEBUG = env.bool("DEBUG", default=False)
+DEBUG = env.flag("DEBUG")
 
 
 def _strong(name: str, value: str) -> str:
@@ -31,58 +31,51 @@ def _strong(name: str, value: str) -> str:
     return value
 
 
-def _keys() -> list[str]:
-    # "new, old" are the same two keys as "new,old".
-    return [key.strip() for key in env.list("FERNET_KEYS", default=[]) if key.strip()]
-
-
-if DEBUG:
-    SECRET_KEY = env.str("SECRET_KEY", default="django-insecure-development-only")
-    FERNET_KEYS = _keys()
-else:
-    SECRET_KEY = env.str("SECRET_KEY", default="")
-    FERNET_KEYS = _keys()
+SECRET_KEY = env.text("SECRET_KEY", "django-insecure-development-only" if DEBUG else "")
+FERNET_KEYS = env.items("FERNET_KEYS")
+if not DEBUG:
     for name, keys in (("SECRET_KEY", [SECRET_KEY]), ("FERNET_KEYS", FERNET_KEYS)):
         if not any(keys):
             raise ImproperlyConfigured(f"{name} must be set in the environment or in .env.")
         for key in keys:
             _strong(name, key)
 
-INTEGRATIONS_SANDBOX = env.bool("INTEGRATIONS_SANDBOX", default=False)
+INTEGRATIONS_SANDBOX = env.flag("INTEGRATIONS_SANDBOX")
 if INTEGRATIONS_SANDBOX and not DEBUG:
     raise ImproperlyConfigured("INTEGRATIONS_SANDBOX is for development: unset it or set DEBUG.")
-_SANDBOX_URL = env.str("INTEGRATIONS_SANDBOX_URL", default="http://127.0.0.1:8001")
+_WEB = ("http", "https")
+_SANDBOX_URL = env.address("INTEGRATIONS_SANDBOX_URL", _WEB, "http://127.0.0.1:8001")
 
 INTEGRATIONS_SANDBOX_URL = _SANDBOX_URL
 
 # The site's own Strava app; without one, athletes paste an app of their own.
-STRAVA_CLIENT_ID = env.str("STRAVA_CLIENT_ID", default="")
-STRAVA_CLIENT_SECRET = env.str("STRAVA_CLIENT_SECRET", default="")
-STRAVA_SCOPES = env.list("STRAVA_SCOPES", default=["read", "profile:read_all"])
-STRAVA_OAUTH_URL = env.str(
+STRAVA_CLIENT_ID = env.text("STRAVA_CLIENT_ID")
+STRAVA_CLIENT_SECRET = env.text("STRAVA_CLIENT_SECRET")
+STRAVA_SCOPES = env.items("STRAVA_SCOPES", ["read", "profile:read_all"], spaces=True)
+STRAVA_OAUTH_URL = env.address(
     "STRAVA_OAUTH_URL",
-    default=f"{_SANDBOX_URL}/oauth" if INTEGRATIONS_SANDBOX else "https://www.strava.com/oauth",
+    _WEB,
+    f"{_SANDBOX_URL}/oauth" if INTEGRATIONS_SANDBOX else "https://www.strava.com/oauth",
 )
-STRAVA_API_URL = env.str(
+STRAVA_API_URL = env.address(
     "STRAVA_API_URL",
-    default=f"{_SANDBOX_URL}/api/v3" if INTEGRATIONS_SANDBOX else "https://www.strava.com/api/v3",
+    _WEB,
+    f"{_SANDBOX_URL}/api/v3" if INTEGRATIONS_SANDBOX else "https://www.strava.com/api/v3",
 )
 
-INTEGRATIONS_TRAIL_DAYS = env.int("INTEGRATIONS_TRAIL_DAYS", default=365)
-STRAVA_WEBHOOK_VERIFY_TOKEN = env.str("STRAVA_WEBHOOK_VERIFY_TOKEN", default="")
+INTEGRATIONS_TRAIL_DAYS = env.number("INTEGRATIONS_TRAIL_DAYS", 365)
+STRAVA_WEBHOOK_VERIFY_TOKEN = env.text("STRAVA_WEBHOOK_VERIFY_TOKEN")
 
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
+CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
 
 # Limits are counted here: exactly, where all processes share one (redis://…).
-CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
+CACHES = {"default": env.cache("CACHE_URL", "locmemcache://")}
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     # Many more than by default, or whoever makes up names would push the counts out.
     CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 100_000)
 # The same that gunicorn believes X-Forwarded-Proto.
-TRUSTED_PROXIES = [
-    proxy.strip() for proxy in env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1", "::1"])
-]
+TRUSTED_PROXIES = env.networks("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
 
 INSTALLED_APPS = [
     "integrations",
@@ -127,7 +120,8 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")}
+_sqlite = f"sqlite:///{quote(str(BASE_DIR / 'db.sqlite3'))}"
+DATABASES = {"default": env.database("DATABASE_URL", _sqlite)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # Readers do not wait for the writer, and a transaction that will write says so at its
@@ -151,22 +145,24 @@ _TASKS_BACKENDS = {
     "immediate": "django.tasks.backends.immediate.ImmediateBackend",
     "celery": "django_tasks_celery.CeleryBackend",
 }
-TASKS_BACKEND = env.str("TASKS_BACKEND", default="database")
-if TASKS_BACKEND not in _TASKS_BACKENDS:
-    raise ImproperlyConfigured(f"TASKS_BACKEND must be one of {', '.join(_TASKS_BACKENDS)}.")
+TASKS_BACKEND = env.choice("TASKS_BACKEND", _TASKS_BACKENDS, "database")
 TASKS: dict[str, dict[str, Any]] = {"default": {"BACKEND": _TASKS_BACKENDS[TASKS_BACKEND]}}
 SILENCED_SYSTEM_CHECKS: list[str] = []
 
 if TASKS_BACKEND == "celery":
     TASKS["default"]["OPTIONS"] = {"CELERY_APP": "project.celery.app"}
-    CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="")
-    if urlsplit(CELERY_BROKER_URL).scheme not in ("amqp", "amqps", "redis", "rediss"):
-        # Never says what it was: it may hold a password.
+    CELERY_BROKER_URL = env.address(
+        "CELERY_BROKER_URL",
+        ("amqp", "amqps", "redis", "rediss"),
+        example="amqp://user:password@host//",
+        several=True,
+    )
+    if not CELERY_BROKER_URL:
         raise ImproperlyConfigured(
             "CELERY_BROKER_URL must be an amqp:// or redis:// address for TASKS_BACKEND=celery."
         )
     # Sites that share a broker need a name each.
-    CELERY_TASK_DEFAULT_QUEUE = env.str("CELERY_TASK_DEFAULT_QUEUE", default="integrations")
+    CELERY_TASK_DEFAULT_QUEUE = env.text("CELERY_TASK_DEFAULT_QUEUE", "integrations")
     CELERY_TASK_SERIALIZER = "json"
     CELERY_ACCEPT_CONTENT = ["json"]
     # A task is taken off the queue once it has run, so that no machine takes one with it when it
@@ -256,12 +252,12 @@ if not DEBUG:
 
 # The counts at /metrics are nobody else's business: the scraper sends the token as
 # `Authorization: Bearer`.
-PROMETHEUS = env.bool("PROMETHEUS", default=False)
-PROMETHEUS_TOKEN = env.str("PROMETHEUS_TOKEN", default="")
+PROMETHEUS = env.flag("PROMETHEUS")
+PROMETHEUS_TOKEN = env.text("PROMETHEUS_TOKEN")
 if PROMETHEUS and not DEBUG and not PROMETHEUS_TOKEN:
     raise ImproperlyConfigured("PROMETHEUS needs a PROMETHEUS_TOKEN, or anybody could read it.")
 # Read from the environment by prometheus_client itself.
-_multiproc_dir = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
+_multiproc_dir = env.text("PROMETHEUS_MULTIPROC_DIR")
 if PROMETHEUS and _multiproc_dir and not Path(_multiproc_dir).is_dir():
     raise ImproperlyConfigured("PROMETHEUS_MULTIPROC_DIR must name a directory that exists.")
 
@@ -279,9 +275,7 @@ _LOG_FORMATS: dict[str, dict[str, Any]] = {
         "reserved_attrs": [*RESERVED_ATTRS, "request", "server_time"],
     },
 }
-LOG_FORMAT = env.str("LOG_FORMAT", default="line")
-if LOG_FORMAT not in _LOG_FORMATS:
-    raise ImproperlyConfigured(f"LOG_FORMAT must be one of {', '.join(_LOG_FORMATS)}.")
+LOG_FORMAT = env.choice("LOG_FORMAT", _LOG_FORMATS, "line")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -1,0 +1,233 @@
+"""The one reader of the environment and of `.env`: every variable is read the same way.
+
+Spaces and line breaks around a value do not count, and a blank value is none: the default holds.
+NAME_FILE names a file with the value, which is how containers get their secrets. No character
+stands for anything else: a `$` is a `$`. What cannot be understood is refused in one line that
+names the variable and never shows its value, for that may be a secret.
+"""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlparse, urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+DOTENV = Path(__file__).resolve().parent.parent / ".env"
+
+_FLAGS = dict.fromkeys(("1", "on", "true", "yes", "y", "t", "ok"), True) | dict.fromkeys(
+    ("0", "off", "false", "no", "n", "f"), False
+)
+# Addresses of files, where an @ is one.
+_FILES = {"sqlite", "spatialite", "prometheus_sqlite", "prometheus_spatialite", "filecache"}
+_HOST = re.compile(r"(\[[\w:.%]+\]|[^\s:@\[\]]*)(:\d{0,5})?")
+# A value in quotes, and a comment behind it.
+_QUOTED = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*")\s+#.*""")
+
+
+def _other(name: str) -> str:
+    """NAME_FILE of NAME, and NAME of NAME_FILE."""
+    return name.removesuffix("_FILE") if name.endswith("_FILE") else f"{name}_FILE"
+
+
+class Environment:
+    """What the variables say; those of `.env` count where the environment does not name them."""
+
+    def __init__(self, given: Mapping[str, str], dotenv: Mapping[str, str] | None = None) -> None:
+        self.values = dict(given)
+        for name, value in (dotenv or {}).items():
+            if name not in given and _other(name) not in given:
+                self.values[name] = value
+
+    def publish(self, *names: str) -> None:
+        """Let libraries that look for themselves find what `.env` says, and these names as they
+        are read here: to prometheus_client, a blank directory is the current one.
+        """
+        for name, value in self.values.items():
+            os.environ.setdefault(name, value)
+        for name in names:
+            os.environ.pop(name, None)
+            if value := self.text(name):
+                os.environ[name] = value
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self.values.get(name, "").strip()
+        path = self.values.get(f"{name}_FILE", "").strip()
+        if value and path:
+            raise ImproperlyConfigured(f"{name} and {name}_FILE are both set: unset one of them.")
+        if path:
+            try:
+                value = Path(path).read_text("utf-8-sig").strip()
+            except (OSError, ValueError):
+                raise ImproperlyConfigured(
+                    f"{name}_FILE must name a text file that can be read."
+                ) from None
+        return value or default
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        value = self.text(name).lower()
+        if value and value not in _FLAGS:
+            raise ImproperlyConfigured(f"{name} must be on or off.")
+        return _FLAGS[value] if value else default
+
+    def number(self, name: str, default: int) -> int:
+        value = self.text(name, str(default))
+        if not re.fullmatch(r"[0-9]{1,6}", value):
+            raise ImproperlyConfigured(f"{name} must be a whole number, of six digits at most.")
+        return int(value)
+
+    def choice(self, name: str, choices: Collection[str], default: str) -> str:
+        value = self.text(name, default).lower()
+        if value not in choices:
+            raise ImproperlyConfigured(f"{name} must be one of {', '.join(choices)}.")
+        return value
+
+    def items(self, name: str, default: Sequence[str] = (), *, spaces: bool = False) -> list[str]:
+        """A list, split at commas and line breaks; at spaces too where no item can have one."""
+        parts = re.split(r"[,\s]" if spaces else r"[,\r\n]", self.text(name))
+        return [part.strip() for part in parts if part.strip()] or list(default)
+
+    def networks(self, name: str, default: Sequence[str]) -> list[str]:
+        """Addresses and networks, or * for all."""
+        found = self.items(name, default)
+        try:
+            for network in found:
+                if network != "*":
+                    ipaddress.ip_network(network)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"{name} must be addresses and networks, such as 10.0.0.1,192.168.0.0/24, or *."
+            ) from None
+        return found
+
+    def sub_path(self, name: str, default: str = "") -> str:
+        """A path with a slash before it and none behind; empty for the root."""
+        value = self.text(name, default).strip("/")
+        if value and not re.fullmatch(r"[A-Za-z0-9_][\w.~-]*(/[A-Za-z0-9_][\w.~-]*)*", value, re.A):
+            raise ImproperlyConfigured(f"{name} must be a path, such as /athletes.")
+        return f"/{value}" if value else ""
+
+    def address(
+        self,
+        name: str,
+        schemes: Collection[str],
+        default: str = "",
+        *,
+        example: str = "https://example.com",
+        several: bool = False,
+    ) -> str:
+        """An address, or several with a `;` between them, which is how Celery takes brokers.
+
+        Refused is what would be misread: a password with a `/`, a `?` or a `#` that is not
+        percent-encoded ends the host, and the rest of it would be taken for a path. Nobody must
+        connect to the host that is left.
+        """
+        value = self.text(name, default)
+        if not value:
+            return ""
+        parts = value.split(";") if several else [value]
+        try:
+            return ";".join(_checked(part.strip(), schemes) for part in parts)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"{name} must be an address such as {example}; any of / ? # @ % , ; in its user "
+                "or password must be percent-encoded, as %2F for a slash."
+            ) from None
+
+    def database(self, name: str, default: str) -> dict[str, Any]:
+        example = "postgres://user:password@host/name"
+        url = self.address(name, environ.Env.DB_SCHEMES, default, example=example)
+        if url == "sqlite://:memory:":
+            return dict(environ.Env.db_url_config(url))
+        parts = urlparse(url)
+        # Or django-environ would take a + in a name for a space; and where there is no path, encode
+        # once more what is encoded.
+        path = parts.path.replace("+", "%2B") or "/"
+        return dict(environ.Env.db_url_config(parts._replace(path=path)))
+
+    def cache(self, name: str, default: str) -> dict[str, Any]:
+        example = "redis://:password@host/0"
+        url = self.address(name, environ.Env.CACHE_SCHEMES, default, example=example)
+        if "," in urlsplit(url).netloc.rpartition("@")[0]:
+            # To django-environ it separates hosts.
+            raise ImproperlyConfigured(
+                f"{name} has a comma before its host: in a user or password it must be "
+                "percent-encoded, as %2C."
+            )
+        return dict(environ.Env.cache_url_config(url))
+
+
+def _checked(url: str, schemes: Collection[str]) -> str:
+    """An address with its scheme in lower case.
+
+    Raises ValueError, which may show a part of it, if anybody could misread it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in schemes or not url[len(parts.scheme) :].startswith("://"):
+        raise ValueError
+    if "#" in url or re.search(r"[\x00-\x1f\x7f]", url):
+        raise ValueError
+    if url != f"{parts.scheme}://:memory:":
+        _check_authority(parts)
+    return parts.scheme + url[len(parts.scheme) :]
+
+
+def _check_authority(parts: SplitResult) -> None:
+    user, _at, location = parts.netloc.rpartition("@")
+    if parts.scheme in _FILES:
+        if parts.netloc and parts.scheme != "filecache":  # sqlite://name would be in memory
+            raise ValueError
+    elif "@" in parts.path + parts.query or "\ufffd" in unquote(user):
+        raise ValueError
+    hosts = location.split(",")
+    if not all(_HOST.fullmatch(host) for host in hosts):
+        raise ValueError
+    if len(hosts) == 1 and parts.port == 0:  # asking for it raises if it is beyond 65535
+        raise ValueError
+    if parts.scheme in ("http", "https") and not parts.hostname:
+        raise ValueError
+
+
+def read_dotenv(text: str) -> dict[str, str]:
+    """The variables of a `.env`, in which spaces around a name or value do not count either.
+
+    A comment begins with a `#` at the start of a line, or after a space where it is not in quotes.
+    """
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        name, equals, value = line.partition("=")
+        name = name.strip().removeprefix("export ").strip()
+        if not line.strip() or name.startswith("#"):
+            continue
+        if not equals or not re.fullmatch(r"[A-Za-z_0-9]+", name):
+            # django-environ would log the line, and it may hold a secret.
+            raise ImproperlyConfigured(f"Line {number} of .env must be NAME=value.")
+        if quoted := _QUOTED.fullmatch(value.strip()):
+            value = quoted[1]
+        elif not value.lstrip().startswith(("'", '"')):
+            value = re.sub(r"\s#.*", "", value)
+        lines.append(f"{name}={value.strip()}")
+
+    class Reader(environ.Env):
+        ENVIRON: dict[str, str] = {}
+
+    Reader.read_env(io.StringIO("\n".join(lines)))
+    return Reader.ENVIRON
+
+
+def load(dotenv: Path = DOTENV) -> Environment:
+    """The environment of this process, with `.env` beside manage.py."""
+    if not dotenv.is_file():
+        return Environment(os.environ)
+    try:
+        text = dotenv.read_text("utf-8-sig")
+    except (OSError, ValueError):
+        raise ImproperlyConfigured(".env must be a text file that can be read.") from None
+    return Environment(os.environ, read_dotenv(text))
