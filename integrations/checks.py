@@ -17,6 +17,7 @@ from django.tasks.backends.immediate import ImmediateBackend
 from . import conf, services
 from .exceptions import IntegrationsDatabaseError
 from .models import FernetCanary, UsersIntegrations
+from .strava.scopes import SCOPES
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -53,6 +54,23 @@ def check_provider_urls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             ("STRAVA_API_URL", conf.strava_api_url()),
         )
         if urlsplit(url).scheme != "https" and urlsplit(url).hostname not in _LOOPBACK
+    ]
+
+
+@register
+def check_strava_scopes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Strava shows an athlete an error page for a scope that it does not know, and for none."""
+    scopes = conf.strava_scopes()
+    if scopes and SCOPES.keys() >= set(scopes):
+        return []
+    return [
+        Error(
+            "STRAVA_SCOPES names a scope that Strava does not have."
+            if scopes
+            else "STRAVA_SCOPES names no scope.",
+            hint=f"Known are: {', '.join(SCOPES)}.",
+            id="integrations.E005",
+        )
     ]
 
 

@@ -50,11 +50,11 @@ def trail_days() -> int:
 
 
 def strava_scopes() -> list[str]:
-    """The scopes asked for at Strava, in the order of the setting."""
+    """The scopes asked for at Strava, in the order of the setting: a list, or text in which
+    commas or spaces divide them."""
     scopes = _get("STRAVA_SCOPES")
-    if isinstance(scopes, str):
-        scopes = scopes.split(",")
-    return [scope.strip() for scope in scopes if scope.strip()]
+    text = scopes if isinstance(scopes, str) else ",".join(scopes)
+    return list(dict.fromkeys(text.replace(",", " ").split()))
 
 
 def strava_oauth_url() -> str:

@@ -9,6 +9,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 
+from integrations import conf
 from project import development
 
 from .processes import BASE_DIR, PYTHON
@@ -143,6 +144,12 @@ def test_checks_are_silent_where_all_is_well(db, settings, with_workers):
                 "django.tasks.backends.dummy.Dummy",
             )
         ),
+        ({"STRAVA_SCOPES": ["read", "profile:readall"]}, ["integrations.E005"]),
+        ({"STRAVA_SCOPES": ["Read"]}, ["integrations.E005"]),
+        ({"STRAVA_SCOPES": "read;activity:read"}, ["integrations.E005"]),
+        ({"STRAVA_SCOPES": []}, ["integrations.E005"]),
+        ({"STRAVA_SCOPES": ["read activity:read"]}, []),
+        ({"STRAVA_SCOPES": "read_all, profile:write activity:read_all\nactivity:write"}, []),
     ],
 )
 def test_checks_tell_the_operator(db, settings, with_workers, changes, ids):
@@ -154,6 +161,22 @@ def test_a_database_that_is_not_supported_is_told(db, settings, with_workers, mo
     others = {"default": SimpleNamespace(vendor=vendor)}
     monkeypatch.setattr("integrations.checks.connections", others)
     assert messages_of(settings) == ["integrations.E007"]
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        "read,activity:read",
+        "read activity:read",
+        " read ,\n activity:read,read",
+        ["read activity:read"],
+        ["read", "activity:read"],
+        ("read,activity:read", ""),
+    ],
+)
+def test_scopes_are_read_however_a_host_writes_them(settings, scopes):
+    settings.STRAVA_SCOPES = scopes
+    assert conf.strava_scopes() == ["read", "activity:read"]
 
 
 def test_the_sandbox_is_for_development_only(settings):
