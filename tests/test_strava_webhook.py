@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from datetime import timedelta
+from io import BytesIO
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -17,6 +18,7 @@ from integrations import services, tasks
 from integrations.models import Gear, LinkStatus, UsersIntegrations
 from integrations.sandbox.strava import ALICE, BJORN
 from integrations.services import strava_webhook
+from integrations.strava.webhook import MAX_EVENT
 
 from .conftest import row_of
 
@@ -357,6 +359,53 @@ def test_a_database_in_trouble_asks_strava_to_come_again(client, db, linked):
         response = send(client, event())
     assert response.status_code == 503
     assert b"s3cret" not in response.content
+
+
+# --- Chunks, and no last slash -----------------------------------------------------------------
+
+
+def chunked(body, **more):
+    return {
+        "HTTP_TRANSFER_ENCODING": "chunked",
+        "wsgi.input": BytesIO(body),
+        "wsgi.input_terminated": True,
+        "REMOTE_ADDR": "203.0.113.9",
+        **more,
+    }
+
+
+class Broken(BytesIO):
+    def read(self, size=-1):
+        raise RuntimeError("an invalid chunk")
+
+
+@pytest.mark.parametrize(
+    ("stream", "terminated", "status"),
+    [
+        (b'{"object_type": "activity"}', True, 200),
+        (b"x" * (MAX_EVENT + 1), True, 413),
+        (b" " * 10_000_000, True, 413),
+        (b"{", True, 400),
+        (b"", True, 400),
+        (Broken(), True, 400),
+        (b'{"object_type": "activity"}', False, 411),
+    ],
+)
+def test_a_host_s_webhook_understands_chunks(db, client, strava, stream, terminated, status):
+    stream = BytesIO(stream) if isinstance(stream, bytes) else stream
+    environ = chunked(b"", **{"wsgi.input": stream, "wsgi.input_terminated": terminated})
+    response = client.generic("POST", URL, content_type="application/json", **environ)
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize("url", [URL, URL.rstrip("/")])
+def test_the_webhook_answers_with_and_without_its_last_slash(db, client, settings, url, debug):
+    settings.DEBUG, settings.STRAVA_WEBHOOK_VERIFY_TOKEN = debug, TOKEN
+    query = {"hub.mode": "subscribe", "hub.challenge": "15f7d1a9", "hub.verify_token": TOKEN}
+    assert client.get(url, query).json() == handshake(client).json()
+    assert client.post(url, event(), content_type="application/json").status_code == 200
+    assert client.get(f"{url}x").status_code == 404
 
 
 # --- The command, over real HTTP both ways ------------------------------------------------------

@@ -45,7 +45,12 @@ def _event(request: HttpRequest) -> HttpResponse:
     try:
         if int(request.headers.get("Content-Length") or 0) > MAX_EVENT:
             return _answer(413)
-        event = json.loads(request.read(MAX_EVENT + 1))
+        body = _body(request)
+        if body is None:
+            return _answer(411)
+        if len(body) > MAX_EVENT:
+            return _answer(413)
+        event = json.loads(body)
     except (ValueError, RecursionError, OSError):
         return _answer(400)
     try:
@@ -60,6 +65,24 @@ def _event(request: HttpRequest) -> HttpResponse:
         with suppress(TaskQueueUnavailable):
             tasks.enqueue(tasks.confirm_strava_revocation, user_id)
     return _answer(200)
+
+
+def _body(request: HttpRequest) -> bytes | None:
+    """What was sent, or just more than MAX_EVENT of it. None where only the server could tell.
+
+    Tunnels send bodies in chunks, without a length, and under WSGI Django takes those for empty;
+    most servers do mark their end. Source: https://code.djangoproject.com/ticket/35838
+    """
+    body: bytes = request.read(MAX_EVENT + 1)
+    chunked = "chunked" in request.headers.get("Transfer-Encoding", "").lower()
+    if body or not chunked or request.headers.get("Content-Length"):
+        return body
+    if not request.META.get("wsgi.input_terminated"):
+        return None
+    try:
+        return bytes(request.META["wsgi.input"].read(MAX_EVENT + 1))
+    except Exception as exc:  # each server has its own for chunks that are malformed
+        raise OSError from exc
 
 
 def _answer(status: int) -> HttpResponse:
