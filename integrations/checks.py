@@ -58,6 +58,28 @@ def check_provider_urls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 @register
+def check_base_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if not conf.base_url():
+        return []
+    try:
+        parts = urlsplit(conf.base_url())
+        fit = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fit = False
+    else:
+        fit = fit and not (parts.query or parts.fragment or "@" in parts.netloc)
+    if fit:
+        return []
+    return [
+        Error(
+            "INTEGRATIONS_BASE_URL is not the address of a site.",
+            hint="It is the scheme, the host and, if need be, a path: https://example.com/athletes",
+            id="integrations.E008",
+        )
+    ]
+
+
+@register
 def check_strava_scopes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Strava shows an athlete an error page for a scope that it does not know, and for none."""
     scopes = conf.strava_scopes()

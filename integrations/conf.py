@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.http import HttpRequest
+from django.urls import get_script_prefix
 
 DEFAULTS: dict[str, Any] = {
     "STRAVA_CLIENT_ID": "",
     "STRAVA_CLIENT_SECRET": "",
     "STRAVA_WEBHOOK_VERIFY_TOKEN": "",
+    "INTEGRATIONS_BASE_URL": "",
     "INTEGRATIONS_TRAIL_DAYS": 365,
     "STRAVA_SCOPES": ["read", "profile:read_all"],
     # OAuth stays at www.strava.com when the API moves to a host of its own in
@@ -42,6 +46,23 @@ def strava_client() -> tuple[str, str] | None:
 def strava_webhook_verify_token() -> str:
     """What Strava has to say in the handshake of a push subscription; "" where there is none."""
     return str(_get("STRAVA_WEBHOOK_VERIFY_TOKEN"))
+
+
+def base_url() -> str:
+    """The site's address as the world sees it, without a trailing slash; "" where requests say."""
+    return str(_get("INTEGRATIONS_BASE_URL")).rstrip("/")
+
+
+def public_url(path: str, request: HttpRequest | None = None) -> str:
+    """Where the world finds a path that `reverse` gave: below INTEGRATIONS_BASE_URL, or else where
+    the request has found the site. With neither, the path alone.
+    """
+    base = base_url()
+    if not base:
+        return request.build_absolute_uri(path) if request else path
+    if urlsplit(base).path:  # and so the sub-path, which `reverse` has put before the path
+        path = path.removeprefix(get_script_prefix().rstrip("/"))
+    return base + path
 
 
 def trail_days() -> int:

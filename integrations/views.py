@@ -69,7 +69,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         ],
         "gear_missing": services.is_gear_missing(row, "strava"),
         # Strava compares the host alone, without a port.
-        "callback_domain": urlsplit(f"//{request.get_host()}").hostname,
+        "callback_domain": urlsplit(conf.public_url("/", request)).hostname,
         "form": StravaClientForm(initial=_typed(alert, "strava"), auto_id="strava-%s"),
     }
     garminconnect: dict[str, Any] = {

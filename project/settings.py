@@ -66,8 +66,16 @@ STRAVA_API_URL = env.address(
 INTEGRATIONS_TRAIL_DAYS = env.number("INTEGRATIONS_TRAIL_DAYS", 365)
 STRAVA_WEBHOOK_VERIFY_TOKEN = env.text("STRAVA_WEBHOOK_VERIFY_TOKEN")
 
+# The site's address as the world sees it, where the proxy in front of it changes the Host.
+INTEGRATIONS_BASE_URL = env.address("INTEGRATIONS_BASE_URL", _WEB)
+_public = urlsplit(INTEGRATIONS_BASE_URL)
+
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
+if INTEGRATIONS_BASE_URL:
+    # As browsers write it in Origin: without the port that goes without saying.
+    _host = _public.netloc.lower().removesuffix({"http": ":80", "https": ":443"}[_public.scheme])
+    CSRF_TRUSTED_ORIGINS.append(f"{_public.scheme}://{_host}")
 
 # Limits are counted here: exactly, where all processes share one (redis://…).
 CACHES = {"default": env.cache("CACHE_URL", "locmemcache://")}
@@ -239,6 +247,8 @@ DEFAULT_EXCEPTION_REPORTER = "integrations.reporting.SecretsExceptionReporter"
 if not DEBUG:
     # TLS ends at a proxy; gunicorn tells https by X-Forwarded-Proto from FORWARDED_ALLOW_IPS.
     SECURE_SSL_REDIRECT = True
+    if _public.scheme == "https":
+        SECURE_SSL_HOST = _public.netloc
     # Asked for from within, past the proxy.
     SECURE_REDIRECT_EXEMPT = [r"^healthz/$", r"^metrics$"]
     SESSION_COOKIE_SECURE = True

@@ -14,6 +14,7 @@ os.environ.update(
         "FERNET_KEYS": "tests-only-fernet-key-0123456789-abcdefghijklmnop",
         "ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",
         "CSRF_TRUSTED_ORIGINS": "",
+        "INTEGRATIONS_BASE_URL": "",
         "INTEGRATIONS_SANDBOX": "off",
         "TASKS_BACKEND": "immediate",
         "PROMETHEUS": "off",

@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
 
-from .. import services, tasks
+from .. import conf, services, tasks
 from ..exceptions import ClientRequired, IntegrationsError, StravaNotLinked
 from ..web import (
     AthleteRequest,
@@ -34,7 +34,7 @@ def connect(request: AthleteRequest) -> HttpResponse:
         require_valid(form)
         authorization = services.begin_strava_authorization(
             request.user.pk,
-            request.build_absolute_uri(reverse("integrations:strava_callback")),
+            conf.public_url(reverse("integrations:strava_callback"), request),
             form.cleaned_data["client_id"],
             form.cleaned_data["client_secret"],
         )
