@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -11,6 +12,38 @@ from django.urls import get_script_prefix, set_script_prefix
 from integrations import conf
 
 from .test_project import messages_of
+from .test_strava_webhook import URL, event
+
+# --- Probes -------------------------------------------------------------------------------------
+
+CSS = "/static/integrations/integrations.css"
+ADDRESSES = ["10.0.0.5", "10.0.0.5:8000", "localhost", "LOCALHOST:80", "[::1]", "[fd00::5]:8000"]
+NAMES = ["other.example", "localhost.example", "10.0.0.5.example", "x.localhost", "[::1", "1e1", ""]
+
+
+@pytest.fixture
+def allowed(settings):
+    settings.ALLOWED_HOSTS = ["site.example"]
+    settings.PROMETHEUS = True
+
+
+@pytest.mark.parametrize("host", ADDRESSES)
+def test_probes_may_ask_by_address(db, client, allowed, host):
+    for path in ("/healthz/", "/metrics"):
+        assert client.get(path, headers={"host": host}).status_code == 200
+        assert client.head(path, headers={"host": host}).status_code == 200
+    for path in ("/", "/accounts/login/", "/healthz", "/healthz/x", "/metrics/", CSS):
+        assert client.get(path, headers={"host": host}).status_code == 400
+    assert client.post(URL, event(), headers={"host": host}).status_code == 400
+
+
+@pytest.mark.parametrize("host", NAMES)
+def test_a_name_that_is_not_allowed_stays_refused(db, client, allowed, host):
+    for path in ("/healthz/", "/metrics", "/accounts/login/", CSS):
+        assert client.get(path, headers={"host": host}).status_code == 400
+        with closing(client.get(path, headers={"host": "site.example"})) as response:
+            assert response.status_code == 200
+
 
 # --- The public address -------------------------------------------------------------------------
 
