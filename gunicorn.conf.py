@@ -1,5 +1,6 @@
 """gunicorn project.wsgi reads this by itself; WEB_CONCURRENCY says how many workers."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ try:
     forwarded_allow_ips = ",".join(
         _environment.networks("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
     )
+    # project.proxy reads the others, too. Here they would have to agree with this one in exactly
+    # these words, or gunicorn would refuse the request: "https,https" beside "on".
+    secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 except ImproperlyConfigured as exc:
     sys.exit(f"Configuration error: {exc}")
 
@@ -33,6 +37,13 @@ def on_starting(server):
     from integrations.reporting import WithoutSecrets  # only now, because --chdir has been done
 
     server.log.error_log.addFilter(WithoutSecrets())
+
+
+def post_worker_init(worker):
+    """The site has read its sub-path; gunicorn would refuse every path that is not below it, such
+    as a probe's, or all of a proxy that takes it off.
+    """
+    os.environ.pop("SCRIPT_NAME", None)
 
 
 def when_ready(server):

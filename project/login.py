@@ -19,6 +19,8 @@ from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
+from .proxy import is_trusted
+
 WINDOW = 300  # seconds
 # So many wrong passwords within it: for one name from one network; from one network, whatever the
 # name; for one name, wherever from. The last is out of reach for any one network alone, or anybody
@@ -37,7 +39,7 @@ def client_network(request: HttpRequest) -> str:
     """
     hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
     address = request.META.get("REMOTE_ADDR", "")
-    while any(hops) and _is_trusted(address):
+    while any(hops) and is_trusted(address):
         address = hops.pop()
         if "*" in settings.TRUSTED_PROXIES:
             break  # whoever is next, there is one proxy
@@ -50,18 +52,6 @@ def client_network(request: HttpRequest) -> str:
             return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((parsed, 48), strict=False))
     return str(parsed)
-
-
-def _is_trusted(address: str) -> bool:
-    if not address or "*" in settings.TRUSTED_PROXIES:
-        return True
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(
-        parsed in ipaddress.ip_network(proxy, strict=False) for proxy in settings.TRUSTED_PROXIES
-    )
 
 
 def _count(key: str) -> int:

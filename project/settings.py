@@ -3,6 +3,7 @@
 What each variable means stands in the README.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -69,6 +70,8 @@ STRAVA_WEBHOOK_VERIFY_TOKEN = env.text("STRAVA_WEBHOOK_VERIFY_TOKEN")
 # The site's address as the world sees it, where the proxy in front of it changes the Host.
 INTEGRATIONS_BASE_URL = env.address("INTEGRATIONS_BASE_URL", _WEB)
 _public = urlsplit(INTEGRATIONS_BASE_URL)
+# Where the site begins, if not at the root.
+FORCE_SCRIPT_NAME = env.sub_path("SCRIPT_NAME", _public.path) or None
 
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
@@ -82,7 +85,7 @@ CACHES = {"default": env.cache("CACHE_URL", "locmemcache://")}
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     # Many more than by default, or whoever makes up names would push the counts out.
     CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 100_000)
-# The same that gunicorn believes X-Forwarded-Proto.
+# Who is believed X-Forwarded-Proto and -For.
 TRUSTED_PROXIES = env.networks("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
 
 INSTALLED_APPS = [
@@ -216,8 +219,10 @@ STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "project.storage.StaticFilesStorage"},
 }
+# What WhiteNoise sees of it, which is without the sub-path.
+WHITENOISE_STATIC_PREFIX = "/static/"
 # Pages look right even before anyone has run collectstatic.
 WHITENOISE_USE_FINDERS = True
 
@@ -242,16 +247,19 @@ SESSION_COOKIE_SAMESITE = "Lax"
 # Neither: without it that return would get a new one, and every other open tab a stale form.
 CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
+# Not sent to whoever else is below the same host.
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = FORCE_SCRIPT_NAME or "/"
 CSRF_FAILURE_VIEW = "project.views.csrf_failure"
 DEFAULT_EXCEPTION_REPORTER = "integrations.reporting.SecretsExceptionReporter"
 
 if not DEBUG:
-    # TLS ends at a proxy; gunicorn tells https by X-Forwarded-Proto from FORWARDED_ALLOW_IPS.
+    # TLS ends at a proxy; project.proxy tells https by X-Forwarded-Proto from TRUSTED_PROXIES.
     SECURE_SSL_REDIRECT = True
     if _public.scheme == "https":
         SECURE_SSL_HOST = _public.netloc
     # Asked for from within, past the proxy.
-    SECURE_REDIRECT_EXEMPT = [r"^healthz/$", r"^metrics$"]
+    _below = re.escape(f"{FORCE_SCRIPT_NAME or ''}/".lstrip("/"))
+    SECURE_REDIRECT_EXEMPT = [rf"^{_below}healthz/$", rf"^{_below}metrics$"]
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
     SECURE_HSTS_SECONDS = 365 * 24 * 3600

@@ -15,6 +15,7 @@ os.environ.update(
         "ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",
         "CSRF_TRUSTED_ORIGINS": "",
         "INTEGRATIONS_BASE_URL": "",
+        "SCRIPT_NAME": "",
         "INTEGRATIONS_SANDBOX": "off",
         "TASKS_BACKEND": "immediate",
         "PROMETHEUS": "off",

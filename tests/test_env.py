@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from contextlib import suppress
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
@@ -408,18 +409,25 @@ def test_nothing_else_reads_the_environment():
 
 
 @pytest.fixture
-def site(monkeypatch):
-    """What project/settings.py makes of an environment."""
+def made(monkeypatch):
+    """What a module makes of an environment."""
 
-    def site(**given):
-        monkeypatch.setattr(os, "environ", {**PRODUCTION, **given})
-        monkeypatch.setattr(env, "load", lambda: Environment(os.environ))
-        spec = spec_from_file_location("project.another", SETTINGS)
+    def made(path, given):
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setattr(os, "environ", given)
+        monkeypatch.setattr(env, "load", lambda: Environment(given))
+        spec = spec_from_file_location("project.another", path)
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
 
-    return site
+    return made
+
+
+@pytest.fixture
+def site(made):
+    """What project/settings.py makes of an environment."""
+    return lambda **given: made(SETTINGS, {**PRODUCTION, **given})
 
 
 def test_a_site_is_set_up_from_files_with_odd_keys(site, tmp_path):
@@ -459,6 +467,21 @@ def test_blank_variables_change_nothing(site):
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 
 
+def test_the_public_address_says_where_the_site_begins_and_whose_forms_it_takes(site):
+    found = site(
+        INTEGRATIONS_BASE_URL="https://A.example:443/sub/", CSRF_TRUSTED_ORIGINS="http://b"
+    )
+    assert found.CSRF_TRUSTED_ORIGINS == ["http://b", "https://a.example"]
+    assert found.FORCE_SCRIPT_NAME == found.SESSION_COOKIE_PATH == found.CSRF_COOKIE_PATH == "/sub"
+    assert found.SECURE_REDIRECT_EXEMPT == ["^sub/healthz/$", "^sub/metrics$"]
+    assert (
+        site(INTEGRATIONS_BASE_URL="https://a.example", SCRIPT_NAME="x").FORCE_SCRIPT_NAME == "/x"
+    )
+    plain = site()
+    assert plain.FORCE_SCRIPT_NAME is None
+    assert (plain.SESSION_COOKIE_PATH, plain.CSRF_TRUSTED_ORIGINS) == ("/", [])
+
+
 @pytest.mark.parametrize(
     "name", ["DATABASE_URL", "CACHE_URL", "CELERY_BROKER_URL", "STRAVA_OAUTH_URL", "STRAVA_API_URL"]
 )
@@ -478,3 +501,18 @@ def test_the_operator_reads_one_line():
     assert err.startswith("Configuration error: DATABASE_URL must be")
     assert len(err.strip().splitlines()) == 1
     assert SECRET not in out + err
+
+
+def test_gunicorn_reads_the_environment_as_the_site_does(made, tmp_path):
+    (tmp_path / "proxies").write_text("10.0.0.1\n10.0.0.2\n")
+    given = {
+        "WEB_CONCURRENCY": " 3 ",
+        "FORWARDED_ALLOW_IPS": "",
+        "FORWARDED_ALLOW_IPS_FILE": str(tmp_path / "proxies"),
+    }
+    config = made(BASE_DIR / "gunicorn.conf.py", given)
+    assert (config.workers, config.forwarded_allow_ips) == (3, "10.0.0.1,10.0.0.2")
+    config = made(BASE_DIR / "gunicorn.conf.py", {})
+    assert (config.workers, config.forwarded_allow_ips) == (1, "127.0.0.1,::1")
+    with pytest.raises(SystemExit, match=r"^Configuration error: WEB_CONCURRENCY must be"):
+        made(BASE_DIR / "gunicorn.conf.py", {"WEB_CONCURRENCY": SECRET})

@@ -2,17 +2,145 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
+from io import BytesIO
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.template.loader import render_to_string
 from django.test import Client
 from django.urls import get_script_prefix, set_script_prefix
 
 from integrations import conf
+from project import proxy
 
 from .test_project import messages_of
-from .test_strava_webhook import URL, event
+from .test_strava_webhook import URL, chunked, event
+
+
+def passed_on(**environ):
+    """The environ that Django would get, or the status that it was not asked for."""
+    found = {}
+
+    def django(given, start_response):
+        found.update(given)
+        return []
+
+    list(proxy.mended(django)(environ, lambda status, headers: found.update(status=status)))
+    return found
+
+
+def scheme(peer="127.0.0.1", **headers):
+    return passed_on(**{"wsgi.url_scheme": "http", "REMOTE_ADDR": peer, **headers})[
+        "wsgi.url_scheme"
+    ]
+
+
+# --- The scheme ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("https", "https"),
+        ("HTTPS", "https"),
+        ("https,https", "https"),
+        (" Https , https,", "https"),
+        ("http", "http"),
+        ("http,http", "http"),
+        ("https,http", "http"),
+        ("http, https", "http"),
+        ("", "http"),
+        (",", "http"),
+        ("httpsx", "http"),
+        ("ftp", "http"),
+    ],
+)
+def test_https_may_be_said_more_than_once_and_in_capitals(said, meant):
+    assert scheme(HTTP_X_FORWARDED_PROTO=said) == meant
+
+
+@pytest.mark.parametrize(
+    ("headers", "meant"),
+    [
+        ({"SSL": "on"}, "https"),
+        ({"PROTOCOL": "ssl"}, "https"),
+        ({"PROTO": "https,https", "SSL": "On"}, "https"),
+        ({"PROTO": "https", "SSL": "off"}, "http"),
+        ({"PROTO": "http", "SSL": "on"}, "http"),
+    ],
+)
+def test_what_proxies_say_has_to_agree(headers, meant):
+    assert scheme(**{f"HTTP_X_FORWARDED_{name}": said for name, said in headers.items()}) == meant
+
+
+def test_a_proxy_can_say_that_it_was_plain():
+    found = passed_on(
+        **{"wsgi.url_scheme": "https", "REMOTE_ADDR": "::1", "HTTP_X_FORWARDED_PROTO": "http"}
+    )
+    assert found["wsgi.url_scheme"] == "http"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "trusted"),
+    [
+        (["127.0.0.1"], "127.0.0.1", True),
+        (["127.0.0.1"], "::ffff:127.0.0.1", True),
+        (["127.0.0.1"], "", True),  # a socket in the file system
+        (["10.0.0.0/8"], "10.1.2.3", True),
+        (["10.0.0.0/8"], "::ffff:10.1.2.3", True),
+        (["*"], "203.0.113.9", True),
+        (["127.0.0.1"], "203.0.113.9", False),
+        (["10.0.0.0/8"], "11.0.0.1", False),
+        (["10.0.0.0/8"], "::1", False),
+        ([], "127.0.0.1", False),
+        (["127.0.0.1"], "nonsense", False),
+    ],
+)
+def test_a_stranger_s_word_changes_nothing(settings, proxies, peer, trusted):
+    settings.TRUSTED_PROXIES = proxies
+    for name in ("PROTO", "PROTOCOL", "SSL"):
+        said = {"PROTO": "https", "PROTOCOL": "ssl", "SSL": "on"}[name]
+        found = scheme(peer, **{f"HTTP_X_FORWARDED_{name}": said})
+        assert found == ("https" if trusted else "http")
+
+
+# --- Bodies in chunks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 2_621_440])
+def test_a_body_in_chunks_gets_its_length(size):
+    found = passed_on(**chunked(b"x" * size))
+    assert found["CONTENT_LENGTH"] == str(size)
+    assert found["wsgi.input"].read() == b"x" * size
+    assert "status" not in found
+
+
+def test_a_body_in_chunks_is_bounded(settings):
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
+    assert passed_on(**chunked(b"x" * 1000))["CONTENT_LENGTH"] == "1000"
+    stream = BytesIO(b"x" * 5000)
+    assert passed_on(**chunked(b"", **{"wsgi.input": stream})) == {
+        "status": "413 Content Too Large"
+    }
+    assert stream.tell() == 1001
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"CONTENT_LENGTH": "3"},
+        {"wsgi.input_terminated": False},
+        {"HTTP_TRANSFER_ENCODING": "identity"},
+    ],
+)
+def test_a_body_whose_end_is_not_known_is_left_alone(more):
+    stream = BytesIO(b"hello")
+    found = passed_on(**chunked(b"", **{"wsgi.input": stream}, **more))
+    assert stream.tell() == 0
+    assert found.get("CONTENT_LENGTH") == more.get("CONTENT_LENGTH")
+
 
 # --- Probes -------------------------------------------------------------------------------------
 
@@ -43,6 +171,65 @@ def test_a_name_that_is_not_allowed_stays_refused(db, client, allowed, host):
         assert client.get(path, headers={"host": host}).status_code == 400
         with closing(client.get(path, headers={"host": "site.example"})) as response:
             assert response.status_code == 200
+
+
+# --- A sub-path ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "asked", "found"),
+    [
+        (None, "/sub/healthz/", "/sub/healthz/"),
+        ("/sub", "/sub/healthz/", "/healthz/"),
+        ("/sub", "/healthz/", "/healthz/"),
+        ("/sub", "/sub", "/"),
+        ("/sub", "/sub/", "/"),
+        ("/sub", "/subway/", "/subway/"),
+        ("/sub", "/sub/nothing", "/nothing"),
+        ("/sub", "/sub/static/x.css", "/static/x.css"),
+        ("/a/b", "/a/b/metrics", "/metrics"),
+        ("/a/b", "/a/metrics", "/a/metrics"),
+        # as a proxy takes it off, and as one leaves it
+        ("/integrations", "/integrations/status/", "/integrations/status/"),
+        ("/integrations", "/integrations/integrations/status/", "/integrations/status/"),
+        ("/integrations", "/integrations/settings/integrations/", "/settings/integrations/"),
+        ("/integrations", "/integrations/static/x.css", "/static/x.css"),
+        ("/settings", "/settings/integrations/", "/settings/integrations/"),
+    ],
+)
+def test_a_proxy_may_take_the_sub_path_off_or_leave_it(settings, prefix, asked, found):
+    settings.FORCE_SCRIPT_NAME = prefix
+    assert passed_on(PATH_INFO=asked)["PATH_INFO"] == found
+
+
+def test_a_server_that_has_taken_it_off_is_believed(settings):
+    settings.FORCE_SCRIPT_NAME = "/sub"
+    environ = {"PATH_INFO": "/sub/healthz/", "SCRIPT_NAME": "/sub"}
+    assert passed_on(**environ)["PATH_INFO"] == "/sub/healthz/"
+
+
+@pytest.fixture
+def below_sub():
+    before = get_script_prefix()
+    set_script_prefix("/sub")
+    yield
+    set_script_prefix(before)
+
+
+def test_static_files_are_below_what_the_server_says_with_each_request(db, client, below_sub):
+    page = client.get("/accounts/login/", SCRIPT_NAME="/sub").content.decode()
+    assert 'href="/sub/static/integrations/integrations.css"' in page
+    assert '="/static/' not in page
+    set_script_prefix("/")
+    assert 'href="/static/integrations' in client.get("/accounts/login/").content.decode()
+
+
+def test_the_last_error_page_is_below_it_too(below_sub):
+    page = render_to_string("500.html")
+    assert set(re.findall(r'href="([^"]+)"', page)) == {
+        "/sub/static/integrations/integrations.css",
+        "/sub/settings/integrations/",
+    }
 
 
 # --- The public address -------------------------------------------------------------------------
