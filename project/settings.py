@@ -252,7 +252,9 @@ SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = FORCE_SCRIPT_NAME or "/"
 CSRF_FAILURE_VIEW = "project.views.csrf_failure"
 DEFAULT_EXCEPTION_REPORTER = "integrations.reporting.SecretsExceptionReporter"
 
-if not DEBUG:
+# For a network at home without TLS: whoever is on it can read passwords and take over sessions.
+INSECURE_HTTP = env.flag("INSECURE_HTTP")
+if not DEBUG and not INSECURE_HTTP:
     # TLS ends at a proxy; project.proxy tells https by X-Forwarded-Proto from TRUSTED_PROXIES.
     SECURE_SSL_REDIRECT = True
     if _public.scheme == "https":

@@ -16,6 +16,7 @@ os.environ.update(
         "CSRF_TRUSTED_ORIGINS": "",
         "INTEGRATIONS_BASE_URL": "",
         "SCRIPT_NAME": "",
+        "INSECURE_HTTP": "off",
         "INTEGRATIONS_SANDBOX": "off",
         "TASKS_BACKEND": "immediate",
         "PROMETHEUS": "off",

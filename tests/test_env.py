@@ -482,6 +482,16 @@ def test_the_public_address_says_where_the_site_begins_and_whose_forms_it_takes(
     assert (plain.SESSION_COOKIE_PATH, plain.CSRF_TRUSTED_ORIGINS) == ("/", [])
 
 
+def test_plain_http_has_to_be_asked_for(site):
+    names = ["SECURE_SSL_REDIRECT", "SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE"]
+    names += ["SECURE_HSTS_SECONDS"]
+    assert all(getattr(site(), name) for name in names)
+    assert all(getattr(site(INSECURE_HTTP="off"), name) for name in names)
+    insecure = site(INSECURE_HTTP="on")
+    assert insecure.DEBUG is False
+    assert not any(hasattr(insecure, name) for name in names)
+
+
 @pytest.mark.parametrize(
     "name", ["DATABASE_URL", "CACHE_URL", "CELERY_BROKER_URL", "STRAVA_OAUTH_URL", "STRAVA_API_URL"]
 )

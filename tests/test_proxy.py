@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import http.client
 import re
+import socket
 from contextlib import closing
 from io import BytesIO
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.template.loader import render_to_string
 from django.test import Client
 from django.urls import get_script_prefix, set_script_prefix
 
 from integrations import conf
+from integrations.strava.webhook import MAX_EVENT
 from project import proxy
 
+from .processes import Site
 from .test_project import messages_of
-from .test_strava_webhook import URL, chunked, event
+from .test_strava_webhook import TOKEN, URL, chunked, event
 
 
 def passed_on(**environ):
@@ -297,3 +303,177 @@ def test_a_proxy_that_changes_the_host_does_not_break_forms(alice, settings):
 )
 def test_a_public_address_that_is_none_is_told(db, settings, base, ids):
     assert messages_of(settings, INTEGRATIONS_BASE_URL=base) == ids
+
+
+# --- Over the wire, at gunicorn -----------------------------------------------------------------
+
+
+class Browser:
+    """What a proxy sends on for somebody with a browser: cookies kept, nothing else added."""
+
+    def __init__(self, site, host, **headers):
+        self.address, self.cookies = urlsplit(site.url).netloc, {}
+        self.headers = {"Host": host, **headers}
+
+    def ask(self, method, path, body=None, in_chunks=False, **headers):
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        connection.request(
+            method,
+            path,
+            body=iter([body[:7], body[7:]]) if in_chunks else body,
+            headers={**self.headers, "Cookie": cookies, **headers},
+            encode_chunked=in_chunks,
+        )
+        response = connection.getresponse()
+        response.text = response.read().decode()
+        for cookie in response.headers.get_all("Set-Cookie") or ():
+            name, value = cookie.split(";")[0].split("=", 1)
+            self.cookies[name] = value
+        connection.close()
+        return response
+
+    def log_in(self, path, **headers):
+        page = self.ask("GET", path)
+        assert page.status == 200, page.text
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.text)[1]
+        form = {"username": "carol", "password": "carol-demo", "csrfmiddlewaretoken": token}
+        headers = {"Content-Type": "application/x-www-form-urlencoded", **headers}
+        return page, self.ask("POST", path, urlencode(form).encode(), in_chunks=True, **headers)
+
+
+@pytest.fixture
+def carol(transactional_db):
+    user = get_user_model()(username="carol")
+    # The site's own first hasher, unlike the tests'.
+    user.password = PBKDF2PasswordHasher().encode("carol-demo", "salt", iterations=1)
+    user.save()
+    return user
+
+
+def running(**env):
+    site = Site(DEBUG="off", STRAVA_WEBHOOK_VERIFY_TOKEN=TOKEN, **env)
+    site.web(workers=1)
+    return site
+
+
+@pytest.fixture(scope="module")
+def below(django_db_setup, tmp_path_factory):
+    """Below /sub of a public address, behind a proxy that changes the Host."""
+    secret = tmp_path_factory.mktemp("secrets") / "proxies"
+    secret.write_text("127.0.0.1\n")
+    site = running(
+        ALLOWED_HOSTS=" backend ",
+        INTEGRATIONS_BASE_URL="https://a.example/sub",
+        SCRIPT_NAME="/sub/",
+        FORWARDED_ALLOW_IPS="",
+        FORWARDED_ALLOW_IPS_FILE=str(secret),
+    )
+    yield site
+    site.stop()
+
+
+@pytest.fixture(scope="module")
+def plain(django_db_setup):
+    """At home, without TLS, and without a proxy that it trusts."""
+    site = running(
+        ALLOWED_HOSTS="site.home,192.168.1.5", INSECURE_HTTP="on", FORWARDED_ALLOW_IPS="192.168.1.1"
+    )
+    yield site
+    site.stop()
+
+
+@pytest.mark.parametrize(("taken_off", "said"), [(False, "https,https"), (True, "HTTPS")])
+def test_a_site_below_a_path_works_through_its_proxy(carol, below, taken_off, said):
+    def sent(path):
+        return path.removeprefix("/sub") if taken_off else path
+
+    browser = Browser(below, "backend", **{"X-Forwarded-Proto": said, "X-Forwarded-Ssl": "on"})
+    home = browser.ask("GET", sent("/sub/"))
+    assert (home.status, home.headers["Location"]) == (302, "/sub/settings/integrations/")
+
+    page, logged_in = browser.log_in(sent("/sub/accounts/login/"), Origin="https://a.example")
+    assert (logged_in.status, logged_in.headers["Location"]) == (302, "/sub/settings/integrations/")
+    for cookie in page.headers.get_all("Set-Cookie") + logged_in.headers.get_all("Set-Cookie"):
+        assert "Path=/sub;" in f"{cookie};"
+        assert "Secure" in cookie
+    page = browser.ask("GET", sent("/sub/settings/integrations/"))
+    assert page.status == 200
+    assert "a.example" in page.text  # for Strava's Authorization Callback Domain
+    links = set(re.findall(r'(?:href|src|action|data-poll)="(/[^"]*)"', page.text))
+    assert len(links) > 5
+    assert all(link.startswith("/sub/") for link in links)
+    for link in links:
+        if "/static/" in link:
+            found = browser.ask("GET", sent(link))
+            assert found.status == 200, link
+            for icon in re.findall(r'url\("(icons/[^"]+)"\)', found.text):
+                assert browser.ask("GET", sent(f"/sub/static/integrations/{icon}")).status == 200
+    admin = browser.ask("GET", sent("/sub/admin/login/"))
+    assert 'href="/sub/static/admin/css/base.css"' in admin.text
+    assert browser.ask("GET", sent("/sub/static/admin/css/base.css")).status == 200
+
+
+def test_a_site_below_a_path_is_probed_and_called(transactional_db, below):
+    probe = Browser(below, "10.0.0.5:8000")
+    assert [probe.ask("GET", path).status for path in ("/healthz/", "/sub/healthz/")] == [200] * 2
+    assert probe.ask("GET", "/sub/accounts/login/").status == 400
+    stranger = Browser(below, "backend")
+    answer = stranger.ask("GET", "/sub/accounts/login/?next=/x")
+    assert answer.status == 301
+    assert answer.headers["Location"] == "https://a.example/sub/accounts/login/?next=/x"
+    conflict = {"X-Forwarded-Proto": "https,http"}
+    assert stranger.ask("GET", "/accounts/login/", **conflict).status == 301
+
+
+def test_a_home_without_tls_can_log_in_from_another_address(carol, plain):
+    browser = Browser(plain, "192.168.1.5:8000")
+    # From a stranger it changes nothing: believed, the Origin would be wrong.
+    spoof = {"X-Forwarded-Proto": "https"}
+    page, logged_in = browser.log_in("/accounts/login/", Origin="http://192.168.1.5:8000", **spoof)
+    assert (logged_in.status, logged_in.headers["Location"]) == (302, "/settings/integrations/")
+    assert "Strict-Transport-Security" not in page.headers
+    cookies = page.headers.get_all("Set-Cookie") + logged_in.headers.get_all("Set-Cookie")
+    assert len(cookies) >= 2
+    assert not any("secure" in cookie.lower() for cookie in cookies)
+    assert browser.ask("GET", "/settings/integrations/").status == 200
+    _page, refused = Browser(plain, "site.home").log_in(
+        "/accounts/login/", Origin="http://other.home"
+    )
+    assert refused.status == 403
+    assert Browser(plain, "other.home").ask("GET", "/accounts/login/").status == 400
+
+
+def test_a_tunnel_s_chunks_reach_the_webhook(transactional_db, plain):
+    strava = Browser(plain, "site.home", **{"Content-Type": "application/json"})
+    whole = b'{"object_type": "activity", "owner_id": 1}'
+    for path in (URL, URL.rstrip("/")):
+        assert strava.ask("POST", path, whole, in_chunks=True).status == 200
+        assert strava.ask("POST", path, whole[:-1], in_chunks=True).status == 400
+        assert strava.ask("POST", path, whole).status == 200
+        assert strava.ask("POST", path, b" " * (MAX_EVENT + 1), in_chunks=True).status == 413
+    assert strava.ask("POST", path, b" " * 2_700_000, in_chunks=True).status == 413
+
+
+def raw(site, *parts):
+    """What is answered to these bytes, to the end of the connection."""
+    host, port = urlsplit(site.url).netloc.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"".join(parts))
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+HEAD = f"POST {URL} HTTP/1.1\r\nHost: site.home\r\nTransfer-Encoding: chunked\r\n".encode()
+NEXT = b"GET /healthz/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_what_could_smuggle_a_request_is_refused(transactional_db, plain):
+    for rest, statuses in {
+        b"\r\n2\r\n{}\r\n0\r\n\r\n": ["200", "200"],
+        b"Content-Length: 4\r\n\r\n2\r\n{}\r\n0\r\n\r\n": ["400"],
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n": ["400"],
+        b"\r\nzz\r\n{}\r\n0\r\n\r\n": ["400"],
+        b"\r\n2\r\n{}XX0\r\n\r\n": ["400"],
+    }.items():
+        assert re.findall(r"^HTTP/1\.1 (\d+)", raw(plain, HEAD, rest, NEXT), re.M) == statuses, rest
