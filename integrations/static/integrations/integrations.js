@@ -80,6 +80,7 @@ function tell(news, field) {
   (field ?? news).focus({ preventScroll: true });
   // Its label and the field itself come below it, and shall be in view as well.
   news.scrollIntoView({ block: field ? "start" : "nearest" });
+  history.scrollRestoration = "auto";
 }
 
 // After the page has moved on by itself: say so in the title, and in a live region that changes.
@@ -133,6 +134,7 @@ async function follow(card) {
       { moved: isGear ? `#${provider}-gear` : `[data-provider="${provider}"]`, when: isGear ? "synced" : now.status },
       "",
     );
+    history.scrollRestoration = "manual"; // or the view would go back to where it was
     location.reload();
     return;
   }
