@@ -38,6 +38,7 @@ from .web import (
     failed,
     forget_failure,
     take_failure,
+    typed_before,
 )
 
 # Seconds. Strava counts by it: an athlete alone must not use up what all have together.
@@ -57,6 +58,10 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     status = services.describe_integrations(row, login, Counter(item.provider for item in gear))
     alert = _alert(request, row, login, events)
     granted = row.strava_scopes
+
+    def typed(provider: str) -> dict[str, str]:
+        return typed_before(request, provider) if alert and alert.provider == provider else {}
+
     strava: dict[str, Any] = {
         "athlete_name": row.strava_athlete_name or row.strava_athlete_id,
         "uses_own_app": row.has_secret("strava_client_id"),
@@ -70,7 +75,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         "gear_missing": services.is_gear_missing(row, "strava"),
         # Strava compares the host alone, without a port.
         "callback_domain": urlsplit(conf.public_url("/", request)).hostname,
-        "form": StravaClientForm(initial=_typed(alert, "strava"), auto_id="strava-%s"),
+        "form": StravaClientForm(initial=typed("strava"), auto_id="strava-%s"),
     }
     garminconnect: dict[str, Any] = {
         "athlete_name": row.garminconnect_athlete_name,
@@ -78,9 +83,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         "login_error": row.garminconnect_login_error,
         "was_linked": login is not None and row.garminconnect_status == LinkStatus.LINKED,
         "codes_left": services.codes_left(login) if login else 0,
-        "form": GarminConnectLoginForm(
-            initial=_typed(alert, "garminconnect"), auto_id="garminconnect-%s"
-        ),
+        "form": GarminConnectLoginForm(initial=typed("garminconnect"), auto_id="garminconnect-%s"),
         "mfa_form": GarminConnectMfaForm(auto_id="garminconnect-%s"),
     }
     context: dict[str, Any] = {"alert": alert, "events": events}
@@ -104,10 +107,6 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     response = render(request, "integrations/settings.html", context)
     forget_failure(request, response)
     return response
-
-
-def _typed(alert: Failure | None, provider: str) -> dict[str, str]:
-    return alert.values if alert is not None and alert.provider == provider else {}
 
 
 def _alert(

@@ -1,7 +1,7 @@
 """What the views of an athlete share: who may come, how often, and how they answer.
 
 What was wanted and did not happen is told in the card that it belongs to, after the redirect. It
-travels in a cookie: sealed, for this user alone, and gone once it was told.
+travels in a cookie, and so does what was typed: sealed, for this user and this page alone.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from .fields import fernet
 from .models import Gear
 from .throttle import throttle
 
-_COOKIE = "integrations_failure"
-_COOKIE_LIVES = 600  # seconds
+_FAILURE, _TYPED = "integrations_failure", "integrations_typed"
+_LIVES = 900  # seconds: longer than a sign-in with a code, or a consent, may take
 _MOST = 300  # characters of a typed value that come back; no honest one is longer
 
 
@@ -159,15 +159,13 @@ def asking_first(
 class Failure:
     """What was wanted and did not happen, for the card of a provider.
 
-    `field` is the name of the form field that is to blame, "" for none. `values` are what was typed
-    into the others of its form, but for secrets.
+    `field` is the name of the form field that is to blame, "" for none.
     """
 
     provider: str
     code: str
     message: str
     field: str = ""
-    values: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def done(
@@ -189,33 +187,79 @@ def failed(
         if retry_after := getattr(error, "retry_after", None):
             response["Retry-After"] = str(retry_after)
         return response
-    values = {}
     if form is not None:
         field = next(iter(form.errors), field)
-        kept: tuple[str, ...] = getattr(form, "comes_back", ())
-        values = {name: str(form.data[name]) for name in kept if name in form.data}
-    match = request.resolver_match
     failure = Failure(
-        provider=(match.url_name or "").partition("_")[0] if match else "",
+        provider=_provider(request),
         code=error.code,
         message=error.user_message,
-        field=field if field in (form.fields if form is not None else ()) else "",
-        values={name: value for name, value in values.items() if len(value) <= _MOST},
-    )
-    sealed = fernet().encrypt(
-        json.dumps([str(request.user.pk), dataclasses.asdict(failure)]).encode()
+        field=field if form is not None and field in form.fields else "",
     )
     response = redirect("integrations:settings")
+    _send_ahead(request, response, _FAILURE, dataclasses.asdict(failure))
+    if form is not None:
+        send_typed_ahead(request, response, form)
+    return response
+
+
+def send_typed_ahead(request: HttpRequest, response: HttpResponse, form: Form) -> None:
+    """Let what was typed, but for secrets, be there again if nothing comes of it.
+
+    It stays with the athlete's browser, because here nobody needs it any more.
+    """
+    kept: tuple[str, ...] = getattr(form, "comes_back", ())
+    values = {name: str(form.data[name]) for name in kept if form.data.get(name)}
+    values = {name: value for name, value in values.items() if len(value) <= _MOST}
+    _send_ahead(request, response, _TYPED, {_provider(request): values})
+
+
+def take_failure(request: HttpRequest) -> Failure | None:
+    """What `failed` has sent ahead to this page, if it did."""
+    failure = _sent_ahead(request, _FAILURE)
+    return Failure(**failure) if failure else None
+
+
+def typed_before(request: HttpRequest, provider: str) -> dict[str, str]:
+    """What was typed into a provider's form the last time."""
+    values: dict[str, str] = (_sent_ahead(request, _TYPED) or {}).get(provider, {})
+    return values
+
+
+def forget_failure(request: HttpRequest, response: HttpResponse) -> None:
+    """It was told."""
+    if _FAILURE in request.COOKIES:
+        response.delete_cookie(_FAILURE, path=reverse("integrations:settings"), samesite="Lax")
+
+
+def _provider(request: HttpRequest) -> str:
+    """Whose URL it is: strava_connect is Strava's."""
+    match = request.resolver_match
+    return (match.url_name or "").partition("_")[0] if match else ""
+
+
+def _send_ahead(
+    request: HttpRequest, response: HttpResponse, cookie: str, what: dict[str, Any]
+) -> None:
+    sealed = fernet().encrypt(json.dumps([str(request.user.pk), what]).encode())
     response.set_cookie(
-        _COOKIE,
+        cookie,
         sealed.decode(),
-        max_age=_COOKIE_LIVES,
+        max_age=_LIVES,
         path=reverse("integrations:settings"),
         secure=request.is_secure(),
         httponly=True,
         samesite="Lax",
     )
-    return response
+
+
+def _sent_ahead(request: HttpRequest, cookie: str) -> Any:
+    """What was sent ahead to this very user; None for what is too old, or somebody's invention."""
+    sealed = request.COOKIES.get(cookie, "")
+    try:
+        who, what = json.loads(fernet().decrypt(sealed.encode(), ttl=_LIVES))
+    except (InvalidToken, ValueError, TypeError):
+        return None
+    return what if who == str(request.user.pk) else None
 
 
 def not_needed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:
@@ -229,21 +273,3 @@ def require_valid(form: Form) -> None:
     """Raises InvalidInput with the words of the first field that is not as it should be."""
     if not form.is_valid():
         raise InvalidInput(next(iter(form.errors.values()))[0])
-
-
-def take_failure(request: HttpRequest) -> Failure | None:
-    """What `failed` has sent ahead to this page, if it did."""
-    sealed = request.COOKIES.get(_COOKIE)
-    if not sealed:
-        return None
-    try:
-        who, failure = json.loads(fernet().decrypt(sealed.encode(), ttl=_COOKIE_LIVES))
-        return Failure(**failure) if who == str(request.user.pk) else None
-    except (InvalidToken, ValueError, TypeError):
-        return None
-
-
-def forget_failure(request: HttpRequest, response: HttpResponse) -> None:
-    """It was told."""
-    if _COOKIE in request.COOKIES:
-        response.delete_cookie(_COOKIE, path=reverse("integrations:settings"), samesite="Lax")

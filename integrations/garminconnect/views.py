@@ -22,6 +22,8 @@ from ..web import (
     failed,
     not_needed,
     require_valid,
+    send_typed_ahead,
+    wants_json,
 )
 from .forms import GarminConnectLoginForm, GarminConnectMfaForm
 
@@ -43,7 +45,10 @@ def connect(request: AthleteRequest) -> HttpResponse:
             raise
     except IntegrationsError as exc:
         return failed(request, exc, form)
-    return done(request, _("Signing in to Garmin …"), level=messages.INFO, status=202)
+    response = done(request, _("Signing in to Garmin …"), level=messages.INFO, status=202)
+    if not wants_json(request):
+        send_typed_ahead(request, response, form)
+    return response
 
 
 @athlete_view

@@ -18,6 +18,7 @@ from ..web import (
     failed,
     not_needed,
     require_valid,
+    send_typed_ahead,
     wants_json,
 )
 from .forms import AuthorizationResponseForm, StravaClientForm
@@ -51,7 +52,9 @@ def connect(request: AthleteRequest) -> HttpResponse:
                 "expires_in": authorization.expires_in,
             }
         )
-    return HttpResponseRedirect(authorization.authorization_url)
+    response = HttpResponseRedirect(authorization.authorization_url)
+    send_typed_ahead(request, response, form)
+    return response
 
 
 @athlete_view
