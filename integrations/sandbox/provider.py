@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter, deque
@@ -44,10 +45,13 @@ class Provider:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.clock = clock
+        #: Seconds by which the provider's clock is ahead of everybody else's.
+        self.ahead = 0.0
+        self._clock = clock
         self.faults = Faults(sleep)
         # Held for dictionary work only, never across a delay or a socket.
         self._lock = threading.RLock()
+        self._amendments: dict[str, Callable[[Any], Any]] = {}
         self._calls: Counter[str] = Counter()
         self._requests: deque[dict[str, Any]] = deque(maxlen=_KEPT_REQUESTS)
 
@@ -82,16 +86,33 @@ class Provider:
             raise ValueError(f"no such endpoint: {endpoint!r}")
         self.faults.add(endpoint, fault, times=times, seconds=seconds)
 
+    def amend(self, endpoint: str, edit: Callable[[Any], Any]) -> None:
+        """Have the JSON of an endpoint's good answers edited before it is sent, until `recover()`.
+
+        For what is odd in one place of an answer that is fine otherwise.
+        """
+        if endpoint not in self.endpoints:
+            raise ValueError(f"no such endpoint: {endpoint!r}")
+        self._amendments[endpoint] = edit
+
     def recover(self) -> None:
-        """Switch every fault off."""
+        """Switch every fault off, and every amendment."""
         self.faults.clear()
+        self._amendments.clear()
 
     def reset(self) -> None:
         """Forget everything that happened."""
-        self.faults.clear()
+        self.recover()
+        self.ahead = 0.0
         with self._lock:
             self._calls.clear()
             self._requests.clear()
+
+    # What a provider has
+
+    def clock(self) -> float:
+        """What the provider takes for the time, in epoch seconds."""
+        return self._clock() + self.ahead
 
     # What a provider fills in
 
@@ -134,7 +155,7 @@ class Provider:
 
             def process() -> HttpResponseBase:
                 try:
-                    return view(request, **kwargs)
+                    return self._amended(name, view(request, **kwargs))
                 except Refusal as refusal:
                     return refusal.response
 
@@ -146,3 +167,9 @@ class Provider:
             return response
 
         return answer
+
+    def _amended(self, endpoint: str, response: HttpResponseBase) -> HttpResponseBase:
+        edit = self._amendments.get(endpoint)
+        if edit is not None and isinstance(response, JsonResponse):
+            response.content = json.dumps(edit(json.loads(response.content))).encode()
+        return response

@@ -1,5 +1,7 @@
 """Each fault is what it says, strikes where it should, and ends when told."""
 
+import base64
+import json
 import time
 from pathlib import Path
 
@@ -209,3 +211,31 @@ def test_stopping_wakes_whoever_sleeps(http):
     sandbox.stop()
 
     assert time.monotonic() - started < 2
+
+
+def test_an_amended_answer_is_the_good_one_but_for_what_was_edited(refresh, strava, pair):
+    strava.amend("token", lambda answer: answer | {"expires_in": "soon"})
+
+    answer = refresh().json()
+
+    assert answer["expires_in"] == "soon"
+    assert strava.is_alive(answer["access_token"])  # it was processed
+    with pytest.raises(ValueError, match="no such endpoint"):
+        strava.amend("tokens", dict)
+    strava.recover()
+    pair["refresh_token"] = answer["refresh_token"]
+    assert isinstance(refresh().json()["expires_in"], int)
+
+
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+def test_a_providers_clock_may_be_wrong(strava, garmin, ahead):
+    strava.ahead = garmin.ahead = ahead
+
+    pair = strava.issue_tokens(ALICE)
+    claims = garmin.issue_session("alice@example.com")["di_token"].split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+
+    assert abs(pair["expires_at"] - pair["expires_in"] - time.time() - ahead) < 5
+    assert abs(claims["iat"] - time.time() - ahead) < 5
+    strava.reset()
+    assert abs(strava.clock() - time.time()) < 1

@@ -28,6 +28,7 @@ from integrations.sandbox.garmin import (
     SLOW,
     THROTTLED,
     WRONG_PASSWORDS,
+    Gear,
     hook,
 )
 
@@ -601,6 +602,16 @@ def test_gear_comes_in_two_shapes(garmin):
         assert old["displayName"] == new.get("name")
         assert old["gearTypeName"].upper() == new["gearType"]
         assert old["gearStatusName"].upper() == new["status"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"), [("Bike", "Unknown Bike"), ("Shoes", "Unknown Shoes"), ("Other", "Other")]
+)
+def test_an_unlisted_make_is_other_in_the_older_shape(garmin, kind, model):
+    garmin.accounts[BJORN].gear[:] = [Gear(1, kind, None, "Marin", "Headlands", listed=False)]
+    [older] = resumed(garmin.issue_session(BJORN)).get_gear("70002")
+    assert (older["gearMakeName"], older["gearModelName"]) == ("Other", model)
+    assert (older["displayName"], older["customMakeModel"]) == (None, "Marin Headlands")
 
 
 def test_the_list_has_pages_and_filters(garmin):

@@ -100,6 +100,17 @@ def _legacy_uuid(gear: Gear) -> str:
     return gear.uuid.replace("-", "")
 
 
+def _make_and_model(gear: Gear) -> tuple[str, str]:
+    """What the older endpoint calls them: for what Garmin does not list, words of its own.
+
+    Source: https://github.com/petergardfjall/garminexport/pull/99 ("Unknown Bike"),
+    https://github.com/cyberjunky/home-assistant-garmin_connect/issues/286 ("Other" of "Other")
+    """
+    unknown = "Other" if gear.type == "Other" else f"Unknown {gear.type}"
+    make, model = (gear.make, gear.model) if gear.listed else (None, None)
+    return make or "Other", model or unknown
+
+
 @_own
 def gear(account: Account, request: HttpRequest) -> object:
     """All gear by the profile's number, in the older shape."""
@@ -115,8 +126,8 @@ def gear(account: Account, request: HttpRequest) -> object:
             "gearPk": each.pk,
             "uuid": _legacy_uuid(each),
             "userProfilePk": account.profile_id,
-            "gearMakeName": each.make or "Other",
-            "gearModelName": each.model or f"Unknown {each.type}",
+            "gearMakeName": _make_and_model(each)[0],
+            "gearModelName": _make_and_model(each)[1],
             "gearTypeName": each.type,
             "gearStatusName": "retired" if each.retired_on else "active",
             "displayName": each.name,

@@ -43,7 +43,8 @@ class Gear:
     """One piece of gear: distances in metres, dates as ISO days.
 
     `type` is one of GEAR_TYPES, the only names that the older endpoint has:
-    skis are "Other". `removed` gear is still listed, but its statistics are a 404.
+    skis are "Other". `removed` gear is still listed, but its statistics are a 404. What is not
+    `listed` is of a make or model that Garmin does not have in its own list.
     """
 
     pk: int
@@ -57,6 +58,7 @@ class Gear:
     retired_on: str | None = None
     maximum: float = 0.0
     removed: bool = False
+    listed: bool = True
 
     def __post_init__(self) -> None:
         if self.type not in GEAR_TYPES:

@@ -85,7 +85,7 @@ class StravaState(Provider):
     ) -> None:
         super().__init__(sleep=sleep, clock=clock)
         self._default_lifetime = token_lifetime
-        self.rate_limits = RateLimits(clock)
+        self.rate_limits = RateLimits(self.clock)
         self._forget()
 
     def _forget(self) -> None:
