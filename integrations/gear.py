@@ -3,33 +3,91 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 from unicodedata import category
 
+from .numbers import number
+
 BIKE, SHOES, OTHER = "bike", "shoes", "other"
+MAX_GEAR = 2000  # of one list
 
 _SEPARATORS = re.compile(r"[\t-\r\x1c-\x1f\x85]+")  # the control characters that part words
 _UNWANTED = re.compile(
     # The other control characters, half surrogate pairs, and what turns the direction of text.
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]"
 )
+_FLAGS = {"true": True, "1": True, "false": False, "0": False, "none": False}
 
 
 @dataclass(frozen=True, slots=True)
 class GearItem:
     """One piece of gear as a provider lists it. Distance in metres.
 
+    None is what the provider has not said in a form that can be used: what was known of it stays.
     `brand` and `model` are None where the provider has not been asked for them.
     """
 
     provider_gear_id: str
-    kind: str
-    name: str
-    distance: int
-    retired: bool = False
-    primary: bool = False
+    kind: str | None
+    name: str | None
+    distance: int | None
+    retired: bool | None = False
+    primary: bool | None = False
     brand: str | None = None
     model: str | None = None
+
+
+@dataclass(slots=True)
+class GearList:
+    """A provider's list, read entry by entry: an odd one must not cost the others."""
+
+    items: list[GearItem] = field(default_factory=list)
+    # How many entries were odd, by kind.
+    odd: Counter[str] = field(default_factory=Counter)
+    # The kinds of which there may be more than could be read: what is missing may still be there.
+    partial: set[str] = field(default_factory=set)
+
+    def add(
+        self, item: GearItem | None, kind: str | None, may_be: Iterable[str], odd: bool = False
+    ) -> None:
+        """Take one entry; without an item, it `may_be` any gear of these kinds that is known."""
+        if item is None:
+            self.partial.update(may_be)
+        else:
+            self.items.append(item)
+            odd = odd or None in (item.kind, item.name, item.retired, item.primary)
+        if item is None or odd:
+            self.odd[kind or OTHER] += 1
+
+
+def gear_id(value: Any) -> str | None:
+    """An id, of letters, digits, _ and - as all that were ever seen; None for anything else.
+
+    It becomes part of an address, where a dot has a meaning of its own.
+    """
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return text if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else None
+
+
+def text(value: Any) -> str | None:
+    """A provider's text, "" where there is none; None for what is neither text nor a number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    return clean_text(value) if isinstance(value, str | None) else None
+
+
+def metres(value: Any) -> int | None:
+    """A distance; None for what cannot be one."""
+    distance = number(value)
+    return round(distance) if distance is not None and 0 <= distance <= 1e12 else None
+
+
+def flag(value: Any) -> bool | None:
+    """Yes or no, which is no where nothing is said; None for what is neither."""
+    return _FLAGS.get(str(value).lower()) if isinstance(value, str | int | None) else None
 
 
 def clean_text(value: str | None, length: int = 255) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 import requests
 import urllib3
 import urllib3.connection
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.util.ssltransport import SSLTransport
@@ -261,8 +262,9 @@ class ProviderClient:
     def _parse[Reply: BaseModel](self, model: type[Reply], response: requests.Response) -> Reply:
         """Trust nothing: wrong types, missing fields and HTML are one InvalidProviderReply."""
         try:
-            return model.model_validate_json(response.content)
-        except ValidationError:
+            # Python's own reader, which takes half a surrogate pair in a name for a character.
+            return model.model_validate(json.loads(response.content))
+        except (ValueError, RecursionError):  # pydantic's error is a ValueError as well
             event = {"event": f"{self.provider}.reply_unusable"}
             logger.warning("%s gave an unusable %s", self.provider, model.__name__, extra=event)
             # `from None`: the validation error carries the body, tokens and all.

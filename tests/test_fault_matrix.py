@@ -182,9 +182,9 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
     },
     # The gear is stored without what could not be had, which the next synchronisation asks for. One
     # request for each, unless the first tells that the next will fare no better: a limit, or nobody
-    # there.
+    # there. A 500 may be over that one piece.
     "gear details": {
-        "500": Cell("no brand", "kept", "sync"),
+        "500": Cell("no brand", "kept", "sync", calls=4),
         "502_html": Cell("no brand", "kept", "sync"),
         "200_html": Cell("no brand", "kept", "sync", calls=4),
         "empty": Cell("no brand", "kept", "sync", calls=4),
@@ -320,9 +320,9 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
     "garmin gear sync": {
         "500": Cell("provider_unavailable", "kept", "sync"),
         "502_html": Cell("provider_unavailable", "kept", "sync"),
-        "200_html": Cell("provider_unavailable", "kept", "sync"),
-        "empty": Cell("provider_unavailable", "kept", "sync"),
-        "half_json": Cell("provider_unavailable", "kept", "sync"),
+        "200_html": Cell("invalid_provider_reply", "kept", "sync"),
+        "empty": Cell("invalid_provider_reply", "kept", "sync"),
+        "half_json": Cell("invalid_provider_reply", "kept", "sync"),
         "wrong_types": Cell("invalid_provider_reply", "kept", "sync"),
         "429": Cell("rate_limited", "kept", "sync"),
         "401_client": Cell("invalid_provider_reply", "renewed", "sync", calls=2),
@@ -744,9 +744,9 @@ def link_of(row, provider):
 # What each code is in words, from the operation itself or from the page afterwards.
 WORDS = {
     "provider_unavailable": r"(cannot|could not) be reached",
-    "invalid_provider_reply": r"makes no sense|could not (use|be reached)",
-    "rate_limited": r"limiting how often|refusing sign-ins",
-    "invalid_client": r"not your fault|no longer accepts the Strava app",
+    "invalid_provider_reply": r"an answer that we could not use",
+    "rate_limited": r"too many requests|refusing sign-ins",
+    "invalid_client": r"not your fault|does not accept this site’s Strava app",
     "application_inactive": r"inactive",
     "athlete_limit": r"as many athletes|could not be reached",
     "disconnected": r"Strava is disconnected\.",

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from requests.exceptions import InvalidJSONError
+
 from ..exceptions import (
     GarminConnectError,
     GarminConnectInvalidReply,
@@ -26,7 +28,7 @@ from ..exceptions import (
     IntegrationsError,
     InvalidSession,
 )
-from ..http import DeadlineAdapter
+from ..http import DeadlineAdapter, TooLong
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -191,6 +193,8 @@ def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectErr
             return cause
         if isinstance(cause, GarminConnectRelinkRequired):
             return InvalidSession()
+        if isinstance(cause, InvalidJSONError | RecursionError | TooLong):
+            exc = cause  # there was an answer
         cause = cause.__cause__
     if isinstance(exc, garminconnect.GarminConnectTooManyRequestsError):
         error: GarminConnectError = GarminConnectRateLimited(provider_status=429, retry_after=3600)
@@ -198,7 +202,8 @@ def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectErr
         # A 401 although the token endpoint has just renewed the session: so it is not dead.
         error = GarminConnectInvalidReply(provider_status=401)
     elif isinstance(exc, garminconnect.GarminConnectConnectionError):
-        error = GarminConnectUnavailable()
+        status = getattr(getattr(exc, "response", None), "status_code", None)
+        error = GarminConnectUnavailable(provider_status=status)
     else:
         error = GarminConnectInvalidReply()
     event = {"event": "garminconnect.call_failed"}

@@ -3,60 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
+from ..exceptions import (
+    GarminConnectInvalidReply,
+    GarminConnectUnavailable,
+    IntegrationsError,
 )
-
-from ..exceptions import GarminConnectInvalidReply, IntegrationsError
-from ..gear import BIKE, OTHER, SHOES, GearItem, clean_text
+from ..gear import BIKE, MAX_GEAR, OTHER, SHOES, GearItem, GearList, gear_id, metres, text
 from .client import library, translate_use
 
 if TYPE_CHECKING:
     from garminconnect import Garmin
 
-
-class _GarminGear(BaseModel):
-    """Gear in the newer shape, or the older one: `uuid` with dashes or without."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    uuid: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{1,64}$")]
-    kind: str | None = Field(None, validation_alias=AliasChoices("gearType", "gearTypeName"))
-    name: str | None = Field(None, validation_alias=AliasChoices("name", "displayName"))
-    brand: str | None = Field(None, validation_alias=AliasChoices("brand", "gearMakeName"))
-    model: str | None = Field(None, validation_alias=AliasChoices("model", "gearModelName"))
-    status: str | None = Field(
-        None, validation_alias=AliasChoices("gearStatus", "status", "gearStatusName")
-    )
-    distance: float | None = Field(
-        None, validation_alias="distanceUsedMeters", ge=0, le=1e12, allow_inf_nan=False
-    )
-
-    def item(self) -> GearItem:
-        kinds = {"bike": BIKE, "shoes": SHOES}
-        return GearItem(
-            provider_gear_id=self.uuid.replace("-", "").lower(),
-            kind=kinds.get((self.kind or "").lower(), OTHER),
-            name=clean_text(self.name),
-            distance=round(self.distance or 0),
-            retired=(self.status or "").lower() == "retired",
-            brand=clean_text(self.brand),
-            model=clean_text(self.model),
-        )
-
-
 _PAGE = 20  # the default of Garmin's own page; a larger one might be cut short unseen
-_MAX_GEAR = 2000
+_KINDS = {"bike": BIKE, "shoes": SHOES}
+_STATUSES = {"active": False, "retired": True}
 
 
-def fetch_gear(garmin: Garmin) -> list[GearItem]:
+def fetch_gear(garmin: Garmin) -> GearList:
     """All gear of a signed-in athlete, retired gear too.
 
     Raises InvalidSession if Garmin does not accept the session, renewed or not, or an error
@@ -64,25 +29,27 @@ def fetch_gear(garmin: Garmin) -> list[GearItem]:
     """
     garminconnect = library()
     garmin.retry_attempts = 0  # whoever asks has retries of their own
+    every_kind = (BIKE, SHOES, OTHER)
+    gear, statistics = GearList(), _Statistics(garmin)
     try:
         try:
-            found = _pages(garmin)
+            entries = _pages(garmin)
         except garminconnect.GarminConnectNotFoundError:
             # The older endpoint, by the profile's number.
-            found = list(garmin.get_gear(str(garmin.get_user_profile()["id"])))
-        items = [_GarminGear.model_validate(each) for each in found]
-        return [
-            replace(item.item(), distance=_distance(garmin, item))
-            if item.distance is None
-            else item.item()
-            for item in items
-        ]
+            entries = _list(garmin.get_gear(str(garmin.get_user_profile()["id"])))
+        for entry in entries[:MAX_GEAR]:
+            said = entry if isinstance(entry, dict) else {}
+            item, odd = _item(said), False
+            if item is not None and item.distance is None:
+                item, odd = statistics.of(item)
+            gear.add(item, _kind(said), every_kind, odd)
     except IntegrationsError:
         raise
-    except ValidationError:
-        raise GarminConnectInvalidReply from None
     except Exception as exc:
         raise translate_use(garminconnect, exc) from None
+    if len(entries) >= MAX_GEAR:
+        gear.partial.update(every_kind)
+    return gear
 
 
 def fetch_units(garmin: Garmin) -> str:
@@ -91,22 +58,77 @@ def fetch_units(garmin: Garmin) -> str:
         system = garmin.get_user_profile()["userData"]["measurementSystem"]
     except Exception:
         return ""
+    if not isinstance(system, str):
+        return ""
     return "metric" if system == "metric" else "imperial"
 
 
 def _pages(garmin: Garmin) -> list[Any]:
     found: list[Any] = []
     while True:
-        page = garmin.get_gear_list(len(found), _PAGE)
-        if not isinstance(page, list):
-            raise GarminConnectInvalidReply
+        page = _list(garmin.get_gear_list(len(found), _PAGE))
         found += page
-        if len(page) < _PAGE or len(found) >= _MAX_GEAR:
+        if len(page) < _PAGE or len(found) >= MAX_GEAR:
             return found
 
 
-def _distance(garmin: Garmin, gear: _GarminGear) -> int:
-    """Metres out of the statistics, which know no dashes; 0 where there are none."""
-    stats = garmin.get_gear_stats(gear.uuid.replace("-", "")) or {}
-    distance = stats.get("totalDistance")
-    return round(distance) if isinstance(distance, int | float) and 0 <= distance <= 1e12 else 0
+def _list(answer: Any) -> list[Any]:
+    if not isinstance(answer, list):
+        raise GarminConnectInvalidReply
+    return answer
+
+
+def _item(entry: dict[str, Any]) -> GearItem | None:
+    """An entry in the newer shape, or the older one: `uuid` with dashes or without, or null."""
+    uuid = gear_id(_first(entry, "uuid"))
+    if uuid is None:
+        return None
+    status = text(_first(entry, "gearStatus", "status", "gearStatusName"))
+    return GearItem(
+        provider_gear_id=uuid.replace("-", "").lower(),
+        kind=_kind(entry),
+        name=text(_first(entry, "name", "displayName")),
+        distance=metres(_first(entry, "distanceUsedMeters")),
+        retired=_STATUSES.get(status.lower()) if status else None,
+        brand=text(_first(entry, "brand", "gearMakeName")) or "",
+        model=text(_first(entry, "model", "gearModelName")) or "",
+    )
+
+
+def _first(entry: dict[str, Any], *names: str) -> Any:
+    return next((entry[name] for name in names if entry.get(name) is not None), None)
+
+
+def _kind(entry: dict[str, Any]) -> str | None:
+    kind = text(_first(entry, "gearType", "gearTypeName"))
+    return _KINDS.get(kind.lower(), OTHER) if kind else None
+
+
+class _Statistics:
+    """Where distances are that a list does not have: one request for each piece."""
+
+    def __init__(self, garmin: Garmin) -> None:
+        self._garmin = garmin
+        self._silent = False
+
+    def of(self, item: GearItem) -> tuple[GearItem, bool]:
+        """A piece with its distance, where there is one to be had; and whether there was trouble.
+
+        Trouble over one piece is its own. Where nobody answers, no more is asked.
+        """
+        if self._silent:
+            return item, False
+        try:
+            statistics = self._garmin.get_gear_stats(item.provider_gear_id)
+        except Exception as exc:
+            error = translate_use(library(), exc)
+            if isinstance(error, GarminConnectUnavailable):
+                self._silent = error.provider_status != 500
+            elif type(error) is not GarminConnectInvalidReply or error.provider_status:
+                raise error from None
+            return item, True
+        if statistics == {}:  # a 404, as for gear that was removed
+            return item, False
+        said = statistics if isinstance(statistics, dict) else {}
+        distance = metres(said.get("totalDistance"))
+        return replace(item, distance=distance), distance is None

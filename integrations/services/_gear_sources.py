@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +13,13 @@ from ..exceptions import (
     ProviderError,
     ProviderUnavailable,
     RateLimited,
-    ScopeMissing,
     TokenRejected,
 )
 from ..garminconnect.gear import fetch_gear, fetch_units
-from ..gear import BIKE, SHOES, GearItem, clean_text
+from ..gear import GearItem, GearList, clean_text
 from ..models import UsersIntegrations
-from ..strava.client import StravaClient, StravaGear
+from ..strava.client import StravaClient
+from ..strava.gear import read_gear
 from . import _rows, strava
 from ._single_flight import TokenKeeper
 from .garminconnect import GarminConnectTokenKeeper, get_garminconnect_client
@@ -33,7 +33,7 @@ KEEPERS: dict[str, TokenKeeper[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    items: list[GearItem]
+    gear: GearList
     units: str
     # Brand and model of gear that is new or renamed, where they cost a request each.
     details: Callable[[GearItem], GearItem] = lambda item: item
@@ -53,10 +53,7 @@ def fetch_from_strava(row: UsersIntegrations) -> Fetched:
         strava.note_athlete(row, profile.id)
     elif profile.id != row.strava_athlete_id:
         raise InvalidProviderReply
-    if profile.bikes is None and profile.shoes is None:
-        raise ScopeMissing
-    if profile.bikes is None or profile.shoes is None:
-        raise InvalidProviderReply
+    gear = read_gear(profile)
     stopped: list[ProviderError] = []
 
     def details(item: GearItem) -> GearItem:
@@ -65,29 +62,15 @@ def fetch_from_strava(row: UsersIntegrations) -> Fetched:
         try:
             return _strava_details(client, token, item)
         except (RateLimited, ProviderUnavailable, TokenRejected) as exc:
+            if exc.provider_status == 500:
+                raise  # over this piece
             # It concerns the other gear as well, and refused requests count.
             _rows.note_limit(row.user_id, "strava", exc)
             stopped.append(exc)
             raise
 
-    units = {"meters": "metric", "feet": "imperial"}.get(profile.measurement_preference or "", "")
-    return Fetched(
-        items=[*_items(profile.bikes, BIKE), *_items(profile.shoes, SHOES)],
-        units=units,
-        details=details,
-    )
-
-
-def _items(found: Iterable[StravaGear], kind: str) -> Iterator[GearItem]:
-    for each in found:
-        yield GearItem(
-            provider_gear_id=each.id,
-            kind=kind,
-            name=clean_text(each.name),
-            distance=round(each.distance or 0),
-            retired=bool(each.retired),
-            primary=bool(each.primary),
-        )
+    units = {"meters": "metric", "feet": "imperial"}.get(str(profile.measurement_preference), "")
+    return Fetched(gear=gear, units=units, details=details)
 
 
 def _strava_details(client: StravaClient, token: str, item: GearItem) -> GearItem:
@@ -98,8 +81,8 @@ def _strava_details(client: StravaClient, token: str, item: GearItem) -> GearIte
 def fetch_from_garminconnect(row: UsersIntegrations) -> Fetched:
     garmin = get_garminconnect_client(row.user_id)
     try:
-        items = fetch_gear(garmin)
+        gear = fetch_gear(garmin)
     except InvalidSession as exc:  # out of the keeper, which has noted it where it is true
         raise GarminConnectRelinkRequired from exc
     units = row.garminconnect_units or fetch_units(garmin)
-    return Fetched(items=items, units=units)
+    return Fetched(gear=gear, units=units)

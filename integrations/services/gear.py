@@ -26,7 +26,7 @@ from ..exceptions import (
     ScopeMissing,
     SyncInProgress,
 )
-from ..gear import GearItem
+from ..gear import OTHER, GearItem, GearList
 from ..metrics import count_failure
 from ..models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
 from ..signals import gear_synced
@@ -46,6 +46,9 @@ MAX_BACKOFF = timedelta(days=1)
 SYNCING_FOR = timedelta(minutes=1)
 
 _COMPARED = ("kind", "name", "brand", "model", "distance", "primary", "retired", "last_seen_at")
+
+_SAID = ("kind", "name", "distance", "primary", "retired")
+_NEW = Gear(kind=OTHER)
 
 
 class GearCounts(NamedTuple):
@@ -204,6 +207,7 @@ def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetc
         raise
     try:
         fetched = fetch(row)
+        _log_odd(row, provider, fetched.gear)
         counts = _apply(row, provider, fetched)
     except (IntegrationsDatabaseError, keeper.not_linked):
         raise  # ours, or disconnected meanwhile: nothing that the link has to do with
@@ -221,11 +225,11 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
         gear.provider_gear_id: gear
         for gear in Gear.objects.filter(user_id=row.user_id, provider=provider)
     }
-    items = {item.provider_gear_id: item for item in fetched.items}
+    items = {item.provider_gear_id: item for item in fetched.gear.items}
     created, changed, retired = [], [], 0
     for item in items.values():
         gear = known.get(item.provider_gear_id)
-        item = _with_details(item, gear, fetched)
+        item = _with_details(_with_known(item, gear), gear, fetched)
         values = {name: getattr(item, name, None) for name in _COMPARED}
         if gear is None:
             gear = Gear(
@@ -237,12 +241,14 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
             )
             created.append(gear)
         elif any(getattr(gear, name) != value for name, value in values.items()):
-            retired += item.retired and not gear.retired
+            retired += bool(item.retired and not gear.retired)
             for name, value in values.items():
                 setattr(gear, name, value)
             changed.append(gear)
     gone = [
-        gear.pk for key, gear in known.items() if key not in items and gear.last_seen_at is None
+        gear.pk
+        for key, gear in known.items()
+        if key not in items and gear.last_seen_at is None and gear.kind not in fetched.gear.partial
     ]
     last_seen_at = getattr(row, f"{provider}_synced_at") or now
     asked_for = _trail.acting() != _trail.SYSTEM  # then it is told of, whatever came of it
@@ -268,6 +274,19 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
         code = " ".join(f"{name}={count}" for name, count in counts._asdict().items())
         _trail.note(row.user_id, provider, Event.SYNCED, code)
     return counts
+
+
+def _log_odd(row: UsersIntegrations, provider: str, gear: GearList) -> None:
+    if gear.odd:
+        event = {"event": f"{provider}.gear_odd", "user_id": row.user_id}
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(gear.odd.items()))
+        logger.warning("%s lists odd gear: %s", provider, counts, extra=event)
+
+
+def _with_known(item: GearItem, gear: Gear | None) -> GearItem:
+    """What the provider has not said is as it was known, or as it is with new gear."""
+    unsaid = [name for name in _SAID if getattr(item, name) is None]
+    return replace(item, **{n: getattr(gear or _NEW, n) for n in unsaid}) if unsaid else item
 
 
 def _with_details(item: GearItem, gear: Gear | None, fetched: Fetched) -> GearItem:

@@ -55,18 +55,10 @@ class StravaAthlete(_Reply):
     id: Annotated[int, Field(gt=0, lt=2**63, strict=True)]
 
 
-class StravaGear(_Reply):
-    """Gear as `GET /athlete` lists it: `distance` in metres, `name` at times empty or missing."""
-
-    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$", strict=True)]
-    name: str | None = None
-    distance: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] | None = None
-    primary: bool | None = None
-    retired: bool | None = None
-
-
 class StravaGearDetails(_Reply):
     """What `GET /gear/{id}` adds."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     id: str
     brand_name: str | None = None
@@ -76,12 +68,14 @@ class StravaGearDetails(_Reply):
 class StravaProfile(StravaAthlete):
     """The athlete of a token. Gear is None without the scope profile:read_all.
 
+    Gear is read entry by entry, by whoever asked for it.
+
     Source: https://developers.strava.com/docs/reference/#api-Athletes-getLoggedInAthlete
     """
 
-    bikes: list[StravaGear] | None = None
-    shoes: list[StravaGear] | None = None
-    measurement_preference: str | None = None
+    bikes: Any = None
+    shoes: Any = None
+    measurement_preference: Any = None
 
 
 class StravaSubscription(_Reply):
