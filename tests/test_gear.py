@@ -11,6 +11,7 @@ from django.db import OperationalError, connection
 from django.tasks import default_task_backend
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django.utils.html import strip_tags
 
 from integrations import exceptions, services, tasks
 from integrations.exceptions import (
@@ -346,19 +347,78 @@ def test_more_gear_than_one_page(alice, garmin):
     assert services.sync_garminconnect_gear(alice.pk).created == 45
 
 
-def test_the_older_endpoint_serves_as_well(alice, garmin, monkeypatch):
+def without_the_newer_list(monkeypatch):
     import garminconnect
-
-    link_garmin(garmin, alice)
-    services.sync_garminconnect_gear(alice.pk)
 
     def gone(self, *args, **kwargs):
         raise garminconnect.GarminConnectNotFoundError("404")
 
     monkeypatch.setattr(garminconnect.Garmin, "get_gear_list", gone)
+
+
+def test_the_older_endpoint_serves_as_well(alice, garmin, monkeypatch):
+    link_garmin(garmin, alice)
+    services.sync_garminconnect_gear(alice.pk)
+    without_the_newer_list(monkeypatch)
     assert services.sync_garminconnect_gear(alice.pk).created == 0
     assert not Gear.objects.filter(last_seen_at__isnull=False).exists()
     assert Gear.objects.filter(distance__gt=0).exists()
+
+
+CUSTOM = "Marin Headlands 1"
+
+
+@pytest.mark.parametrize(
+    ("nickname", "custom", "make", "model", "shown"),
+    [
+        ("Commuter", CUSTOM, "Other", "Unknown Bike", "Commuter"),
+        ("Other", CUSTOM, "Other", "Other", "Other"),  # called so by its owner
+        (None, CUSTOM, "Other", "Unknown Bike", CUSTOM),
+        ("", CUSTOM, "OTHER", "unknown bike", CUSTOM),
+        ("", CUSTOM, "Marin", "Headlands", CUSTOM),
+        (None, "Marin Headlands", "Marin", "Headlands", "Marin Headlands"),
+        (None, None, "Marin", "Headlands", "Marin Headlands"),
+        (None, "", "Marin", "Unknown Bike", "Marin"),
+        (None, "", "Other", "Headlands", "Headlands"),
+        (None, "", "Another", "Mother", "Another Mother"),
+    ],
+)
+@pytest.mark.parametrize("shape", ["older", "newer"])
+def test_gear_is_called_by_its_owners_words_before_garmins(
+    alice, alice_client, garmin, monkeypatch, shape, nickname, custom, make, model, shown
+):
+    names = {
+        "older": ("displayName", "gearMakeName", "gearModelName"),
+        "newer": ("name", "brand", "model"),
+    }[shape]
+    said = dict(zip(names, (nickname, make, model), strict=True)) | {"customMakeModel": custom}
+    if shape == "older":
+        without_the_newer_list(monkeypatch)
+    endpoint = {"older": "gear", "newer": "gear_list"}[shape]
+    garmin.amend(endpoint, lambda answer: [answer[0] | said])
+    link_garmin(garmin, alice)
+
+    services.sync_garminconnect_gear(alice.pk)
+
+    gear = Gear.objects.get()
+    assert str(gear) == shown
+    assert {"other", "unknown bike"}.isdisjoint({gear.brand.lower(), gear.model.lower()})
+    page = strip_tags(alice_client.get("/settings/integrations/").content.decode())
+    assert "Unknown Bike" not in page
+    assert page.count(shown) == 1 or shown == "Other"  # which is a kind of gear as well
+
+
+@pytest.mark.parametrize("kind", ["Bike", "Shoes", "Other"])
+@pytest.mark.parametrize("custom", [{}, {"customMakeModel": ""}])
+def test_gear_that_nobody_has_named_is_no_other(alice, garmin, monkeypatch, kind, custom):
+    account = garmin.accounts[GARMIN_ALICE]
+    account.gear[:] = [type(account.gear[0])(pk=1, type=kind, listed=False)]
+    garmin.amend("gear", lambda answer: [answer[0] | custom])
+    without_the_newer_list(monkeypatch)
+    link_garmin(garmin, alice)
+    services.sync_garminconnect_gear(alice.pk)
+    gear = Gear.objects.get()
+    assert (gear.name, gear.brand, gear.model) == ("", "", "")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from integrations.sandbox.strava import ALICE
 
 from .conftest import row_of
 from .test_garminconnect_session import link as link_garmin
+from .test_gear import without_the_newer_list
 
 
 @pytest.fixture(params=["strava", "garmin", "garmin older"])
@@ -62,15 +63,6 @@ def source(request, alice, monkeypatch):
     found.sync()
     assert Gear.objects.count() == 4
     return found
-
-
-def without_the_newer_list(monkeypatch):
-    import garminconnect
-
-    def gone(self, *args, **kwargs):
-        raise garminconnect.GarminConnectNotFoundError("404")
-
-    monkeypatch.setattr(garminconnect.Garmin, "get_gear_list", gone)
 
 
 def first(change):

@@ -83,15 +83,21 @@ def _item(entry: dict[str, Any]) -> GearItem | None:
     uuid = gear_id(_first(entry, "uuid"))
     if uuid is None:
         return None
+    brand, model = _listed(entry, "brand", "gearMakeName"), _listed(entry, "model", "gearModelName")
+    name = text(_first(entry, "name", "displayName"))
+    if name == "":
+        name = text(_first(entry, "customMakeModel"))
+        if name == f"{brand} {model}".strip():
+            name = ""  # gear without a name is called by its make and model anyway
     status = text(_first(entry, "gearStatus", "status", "gearStatusName"))
     return GearItem(
         provider_gear_id=uuid.replace("-", "").lower(),
         kind=_kind(entry),
-        name=text(_first(entry, "name", "displayName")),
+        name=name,
         distance=metres(_first(entry, "distanceUsedMeters")),
         retired=_STATUSES.get(status.lower()) if status else None,
-        brand=text(_first(entry, "brand", "gearMakeName")) or "",
-        model=text(_first(entry, "model", "gearModelName")) or "",
+        brand=brand,
+        model=model,
     )
 
 
@@ -102,6 +108,12 @@ def _first(entry: dict[str, Any], *names: str) -> Any:
 def _kind(entry: dict[str, Any]) -> str | None:
     kind = text(_first(entry, "gearType", "gearTypeName"))
     return _KINDS.get(kind.lower(), OTHER) if kind else None
+
+
+def _listed(entry: dict[str, Any], *names: str) -> str:
+    """A make or model; "" for Garmin's words for what it does not list."""
+    found = text(_first(entry, *names)) or ""
+    return "" if found.lower() == "other" or found.lower().startswith("unknown") else found
 
 
 class _Statistics:
