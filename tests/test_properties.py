@@ -11,8 +11,10 @@ import json
 import os
 import random
 import re
+import time
 import unicodedata
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from urllib.parse import quote, quote_from_bytes
 
 import pytest
@@ -24,10 +26,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from integrations import services
-from integrations.exceptions import SecretUnreadable
+from integrations.exceptions import InvalidProviderReply, ScopeMissing, SecretUnreadable
 from integrations.fields import EncryptedJSONField, EncryptedTextField, Sealed, keep_sealed
 from integrations.garminconnect.client import token_expiry
-from integrations.gear import clean_text
+from integrations.garminconnect.gear import fetch_gear
+from integrations.gear import GearList, clean_text
 from integrations.models import (
     GarminConnectAttempt,
     GarminConnectLogin,
@@ -36,7 +39,8 @@ from integrations.models import (
 )
 from integrations.sandbox.strava import ALICE
 from integrations.services.strava_authorization import _split
-from integrations.strava.client import StravaTokens
+from integrations.strava.client import StravaProfile, StravaTokens
+from integrations.strava.gear import read_gear
 from integrations.strava.webhook import MAX_EVENT
 
 from .conftest import begin, come_back, row_of
@@ -238,8 +242,8 @@ def is_revocation(body):
         and body.get("object_type") == "athlete"
         and isinstance(body.get("updates"), dict)
         and str(body["updates"].get("authorized")).lower() == "false"
-        and type(body.get("owner_id")) is int
-        and body["owner_id"] == ALICE
+        and type(body.get("owner_id")) in (int, float, str)
+        and str(body["owner_id"]).removesuffix(".0") == str(ALICE)
     )
 
 
@@ -266,6 +270,8 @@ EVENTS = st.one_of(
 @example(body=event())
 @example(body=event(updates={"authorized": False}))
 @example(body=event(owner_id=[ALICE]))
+@example(body=event(owner_id=str(ALICE)))
+@example(body=event(owner_id=True))
 def test_no_event_but_a_revocation_asks_anything(alice, client, linked, strava, asked, body):
     UsersIntegrations.objects.update(strava_checks_until=None)
     asked.clear()
@@ -450,11 +456,12 @@ def test_good_tokens_are_taken_to_the_letter(access, refresh, expires_at):
 @given(answer=st.one_of(JSON_VALUES, st.fixed_dictionaries({
     "access_token": st.one_of(TOKEN, LEAVES),
     "refresh_token": st.one_of(TOKEN, LEAVES),
-    "expires_at": st.one_of(st.integers(), LEAVES),
+    "expires_at": st.one_of(st.integers(), st.integers(1, 10**9).map(str), LEAVES),
     "athlete": st.one_of(st.none(), st.fixed_dictionaries({"id": LEAVES})),
 })))  # fmt: skip
 @example(answer={"access_token": "a\n", "refresh_token": "r", "expires_at": 1})
 @example(answer={"access_token": "a", "refresh_token": "r", "expires_at": True})
+@example(answer={"access_token": "a", "refresh_token": "r", "expires_at": "1900000000"})
 @example(answer={"access_token": "a", "refresh_token": "r", "expires_at": 253_402_300_800})
 @example(answer={"access_token": "a", "refresh_token": "r", "expires_at": 1, "athlete": {"id": 0}})
 def test_what_is_taken_for_tokens_can_be_used(answer):
@@ -467,7 +474,8 @@ def test_what_is_taken_for_tokens_can_be_used(answer):
         assert token.isprintable()
         assert " " not in token
     assert isinstance(tokens.expires, datetime)
-    assert type(answer["expires_at"]) is int
+    assert type(answer["expires_at"]) in (int, float, str)
+    assert tokens.expires_at == int(float(answer["expires_at"]))
     assert tokens.athlete is None or 0 < tokens.athlete.id < 2**63
 
 
@@ -538,6 +546,62 @@ def test_a_long_name_is_cut_between_what_is_seen_as_characters(whole):
     assert len(clean_text(whole[0] + whole[1:] * 300)) <= 255  # nowhere to cut
 
 
+ENTRIES = st.one_of(
+    JSON_VALUES,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: st.one_of(LEAVES, JSON_VALUES, st.sampled_from(["b1", "Bike", "-1", 1e13]))
+            for name in (
+                "id", "uuid", "name", "distance", "primary", "retired", "gearType", "gearStatus",
+                "brand", "model", "customMakeModel", "distanceUsedMeters",
+            )
+        },
+    ),
+)  # fmt: skip
+LISTS = st.one_of(st.lists(ENTRIES, max_size=6), JSON_VALUES)
+
+
+class GarminSaying(SimpleNamespace):
+    def get_gear_list(self, start, limit):
+        return self.gear
+
+    def get_gear_stats(self, uuid):
+        return self.statistics
+
+
+@PURE
+@given(bikes=LISTS, shoes=LISTS, at=st.integers(0, 6))
+@example(bikes=[], shoes={}, at=0)
+def test_whatever_is_listed_good_gear_is_read(bikes, shoes, at):
+    """With Strava and with Garmin: no crash, nothing that the columns would not take."""
+    if isinstance(bikes, list):
+        bikes.insert(at, {"id": "b77", "name": "Good", "distance": 7, "primary": True})
+        bikes.append(None)
+    try:
+        strava = read_gear(StravaProfile(id=1, bikes=bikes, shoes=shoes))
+    except (InvalidProviderReply, ScopeMissing):
+        assert not isinstance(bikes, list)
+        assert not isinstance(shoes, list)
+        strava = GearList()
+    entries = [{"uuid": "b-77"}, shoes, *(bikes if isinstance(bikes, list) else [])]
+    garmin = fetch_gear(GarminSaying(gear=entries, statistics=shoes))
+    assert garmin.items[0].provider_gear_id == "b77"
+    for item in (*strava.items, *garmin.items):
+        assert re.fullmatch("[A-Za-z0-9_-]{1,64}", item.provider_gear_id)
+        assert item.kind in (None, "bike", "shoes", "other")
+        assert item.distance is None or 0 <= item.distance <= 10**12
+        for text in (item.name, item.brand, item.model):
+            assert text is None or text == clean_text(text)
+        assert {type(item.primary), type(item.retired)} <= {bool, type(None)}
+    if isinstance(bikes, list):
+        assert ("b77", "Good", 7, True) in [
+            (item.provider_gear_id, item.name, item.distance, item.primary) for item in strava.items
+        ]
+        assert "bike" in strava.partial
+        assert strava.odd["bike"]
+
+
 @PURE
 @given(scopes=st.lists(st.text(alphabet="abcdefghijklmnopqrstuvwxyz:_", min_size=1), max_size=6))
 def test_scopes_are_split_once_each_and_in_order(scopes):
@@ -564,7 +628,37 @@ def jwt(claims):
 @PURE
 @given(exp=st.integers(0, 253_402_300_799))
 def test_the_expiry_of_a_session_is_its_exp(exp):
-    assert token_expiry({"di_token": jwt({"exp": exp, "sub": "x"})}).timestamp() == exp
+    for said in (exp, str(exp)):
+        assert token_expiry({"di_token": jwt({"exp": said, "sub": "x"})}).timestamp() == exp
+
+
+@PURE
+@given(
+    ahead=st.integers(-(10**6), 10**6),
+    age=st.integers(0, 10**6),
+    lifetime=st.integers(1, 10**6),
+    kind=st.sampled_from([int, str, float]),
+)
+def test_a_session_is_never_good_for_longer_than_it_was_made_for(ahead, age, lifetime, kind):
+    """Whatever Garmin's clock says, and however old the session is."""
+    now = int(time.time())
+    issued_at = now - age + ahead
+    claims = {"iat": kind(issued_at), "exp": kind(issued_at + lifetime)}
+    expiry = token_expiry({"di_token": jwt(claims)}).timestamp()
+    assert expiry <= issued_at + lifetime
+    assert expiry <= time.time() + lifetime
+    if ahead <= age:  # it is the earlier of the two, and neither is shortened
+        assert expiry == issued_at + lifetime
+
+
+@pytest.mark.parametrize("odd", [None, "soon", True, [], {}, 10**400, 2_000_000_000])
+def test_an_odd_iat_leaves_the_exp(odd):
+    assert token_expiry({"di_token": jwt({"exp": 1_900_000_000, "iat": odd})}).timestamp() == 1.9e9
+
+
+@pytest.mark.parametrize("odd", [None, "soon", True, [], {}, 10**400, ""])
+def test_an_odd_exp_is_none(odd):
+    assert token_expiry({"di_token": jwt({"exp": odd, "iat": 1_900_000_000})}) is None
 
 
 @PURE

@@ -299,7 +299,10 @@ NOISE = [
     event(updates={"title": "Morning run"}, object_type="activity"),
     event(updates="false"),
     event(updates=None),
-    event(owner_id="20001"),
+    event(owner_id=""),
+    event(owner_id="20001x"),
+    event(owner_id="-20001"),
+    event(owner_id="9" * 5000),
     event(owner_id=-1),
     event(owner_id=2**70),
     event(owner_id=None),
@@ -329,6 +332,12 @@ def test_noise_is_answered_and_unlinks_nobody(alice, client, linked, strava, bod
     assert response.status_code in (200, 400, 413)
     assert row_of(alice).strava_status == LinkStatus.LINKED
     assert not strava.calls
+
+
+def test_an_owner_may_come_as_text(alice, client, linked, strava):
+    strava.revoke_grant(ALICE)
+    assert send(client, event(owner_id=str(ALICE))).status_code == 200
+    assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])

@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from ..exceptions import (
     InvalidSession,
 )
 from ..http import DeadlineAdapter, TooLong
+from ..numbers import number
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -60,11 +62,19 @@ class Session:
 
 
 def token_expiry(tokens: dict[str, Any] | None) -> datetime | None:
-    """The `exp` of a session's access token, a JWT whose signature only Garmin can check."""
+    """The `exp` of a session's access token, a JWT whose signature only Garmin can check.
+
+    Clocks differ by hours, and `iat` tells for how long it was made: no longer than that from now.
+    """
     try:
         payload = str((tokens or {})["di_token"]).split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return datetime.fromtimestamp(int(claims["exp"]), tz=UTC)
+        expires_at, issued_at = number(claims["exp"]), number(claims.get("iat"))
+        if expires_at is None:
+            return None
+        if issued_at is not None and issued_at < expires_at:
+            expires_at = min(expires_at, int(time.time()) + expires_at - issued_at)
+        return datetime.fromtimestamp(int(expires_at), tz=UTC)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError, RecursionError):
         return None
 

@@ -13,6 +13,7 @@ from django.db.models import Q
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
+from pydantic import ValidationError
 
 from .. import conf
 from ..exceptions import (
@@ -24,7 +25,7 @@ from ..exceptions import (
     StravaRelinkRequired,
 )
 from ..models import UsersIntegrations
-from ..strava.client import StravaSubscription
+from ..strava.client import StravaAthlete, StravaSubscription
 from . import _rows, _trail, strava
 from ._rows import database_errors
 from .strava_tokens import ask_strava
@@ -89,10 +90,13 @@ def _revoked_athlete_id(event: Any) -> int | None:
     """The athlete who has revoked access, if that is what an event says."""
     if not isinstance(event, dict) or event.get("object_type") != "athlete":
         return None
-    updates, athlete_id = event.get("updates"), event.get("owner_id")
+    updates = event.get("updates")
     if not isinstance(updates, dict) or str(updates.get("authorized")).lower() != "false":
         return None
-    return athlete_id if isinstance(athlete_id, int) and 0 < athlete_id < 2**63 else None
+    try:
+        return StravaAthlete.model_validate({"id": event.get("owner_id")}).id
+    except ValidationError:
+        return None
 
 
 @database_errors

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import isfinite
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     RootModel,
     StringConstraints,
+    ValidationError,
     model_validator,
 )
 from requests.auth import HTTPBasicAuth
@@ -41,18 +42,30 @@ from ..exceptions import (
     TokenRejected,
 )
 from ..http import ProviderClient, bearer
+from ..numbers import number
 
 # RFC 6749, appendix A.12: tokens are visible ASCII. Anything else is not a token.
 Token = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,2048}$", strict=True)]
 _QUARTER_HOUR = 15 * 60
+_END_OF_TIME = 253_402_300_800  # after the year 9999, the last that a datetime can hold
 
 
 class _Reply(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
 
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a flag is no number")
+    return value
+
+
+# At times the digits come as text.
+Id = Annotated[int, BeforeValidator(_no_flag), Field(gt=0, lt=2**63)]
+
+
 class StravaAthlete(_Reply):
-    id: Annotated[int, Field(gt=0, lt=2**63, strict=True)]
+    id: Id
 
 
 class StravaGearDetails(_Reply):
@@ -79,17 +92,12 @@ class StravaProfile(StravaAthlete):
 
 
 class StravaSubscription(_Reply):
-    id: int
-    callback_url: str = ""
+    id: Id
+    callback_url: str | None = ""
 
 
 class _Subscriptions(RootModel[list[StravaSubscription]]):
     model_config = ConfigDict(hide_input_in_errors=True)
-
-
-def _whole_seconds(moment: Any) -> Any:
-    """Python's time.time() is as good an instant as Strava's integers."""
-    return int(moment) if isinstance(moment, float) and isfinite(moment) else moment
 
 
 class StravaTokens(_Reply):
@@ -100,26 +108,49 @@ class StravaTokens(_Reply):
 
     access_token: Token = Field(repr=False)
     refresh_token: Token = Field(repr=False)
-    # Up to the year 9999, the last that a datetime can hold.
-    expires_at: Annotated[
-        int, BeforeValidator(_whole_seconds), Field(gt=0, lt=253_402_300_800, strict=True)
-    ]
+    expires_at: Annotated[int, Field(gt=0, lt=_END_OF_TIME, strict=True)]
     athlete: StravaAthlete | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _expires_in(cls, reply: Any) -> Any:
-        """What the standard has in place of `expires_at` (RFC 6749, section 5.1)."""
-        if isinstance(reply, dict) and "expires_at" not in reply:
-            seconds = reply.get("expires_in")
-            if isinstance(seconds, int) and not isinstance(seconds, bool):
-                return reply | {"expires_at": int(time.time()) + seconds}
-        return reply
+    def _numbers(cls, reply: Any) -> Any:
+        """A number is one as text and with a fraction, too; or there is what the standard has in
+        place of `expires_at` (RFC 6749, section 5.1)."""
+        if not isinstance(reply, dict):
+            return reply
+        expires_at, left = number(reply.get("expires_at")), number(reply.get("expires_in"))
+        if expires_at is None and reply.get("expires_at") is None and left is not None:
+            expires_at = time.time() + left
+        return reply if expires_at is None else reply | {"expires_at": int(expires_at)}
 
     @property
     def expires(self) -> datetime:
         """Expiry as an aware datetime in UTC."""
         return datetime.fromtimestamp(self.expires_at, tz=UTC)
+
+
+def _answered(answer: Any, refresh_token: str | None) -> Any:
+    """What the token endpoint has answered just now, sound in all but the tokens.
+
+    They have replaced the former pair already: to refuse them over anything else would lose the
+    link. Clocks differ by hours, so of two expiries the earlier counts; a token that tells of none
+    is renewed before its next use. A refresh token that is not replaced stays (RFC 6749, section
+    6). Who it is, if that cannot be told, the next synchronisation finds out.
+    """
+    if not isinstance(answer, dict):
+        return answer
+    now, left = int(time.time()), number(answer.get("expires_in"))
+    moments = (number(answer.get("expires_at")), None if left is None else now + left)
+    try:
+        athlete = StravaAthlete.model_validate(answer.get("athlete"))
+    except ValidationError:
+        athlete = None
+    return {
+        "access_token": answer.get("access_token"),
+        "refresh_token": answer.get("refresh_token") or refresh_token,
+        "expires_at": min((m for m in moments if m and 0 < m < _END_OF_TIME), default=now),
+        "athlete": athlete,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,12 +291,13 @@ class StravaClient(ProviderClient):
         return {"client_id": self.client_id, "client_secret": self._client_secret}
 
     def _token(self, grant: dict[str, str]) -> StravaTokens:
-        answer = self._request(
+        response = self._request(
             "POST",
             f"{conf.strava_oauth_url()}/token",
             data=self._credentials() | grant,
         )
-        return self._parse(StravaTokens, answer)
+        sound = partial(_answered, refresh_token=grant.get("refresh_token"))
+        return self._parse(StravaTokens, response, sound)
 
     def error_for(self, response: requests.Response) -> ProviderError:
         """Strava's errors by status and by resource/field/code, never by their text.
