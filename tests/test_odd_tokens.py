@@ -99,11 +99,11 @@ def connect(client, strava):
 
 
 ODD_ATHLETES = [..., None, "somebody", [], 5, {}, {"id": None}, {"id": "me"}, {"id": True}]
-ODD_EXPIRIES = [..., None, "soon", [], {}, True, -5, 10**30, 10**400, ""]
+ODD_EXPIRIES = [..., None, "soon", [], {}, True, -5, 0.5, 10**30, 10**400, ""]
 BESIDE = [
     *({"athlete": each} for each in ODD_ATHLETES),
     *({"expires_at": each} for each in ODD_EXPIRIES),
-    *({"expires_in": each} for each in ODD_EXPIRIES if each != -5),
+    *({"expires_in": each} for each in ODD_EXPIRIES if each not in (-5, 0.5)),
     {"expires_at": "1900000000", "expires_in": "21600"},
     {"expires_at": 1_900_000_000.5, "expires_in": 21600.5},
     {"token_type": 7},

@@ -148,7 +148,7 @@ def _answered(answer: Any, refresh_token: str | None) -> Any:
     return {
         "access_token": answer.get("access_token"),
         "refresh_token": answer.get("refresh_token") or refresh_token,
-        "expires_at": min((m for m in moments if m and 0 < m < _END_OF_TIME), default=now),
+        "expires_at": min((m for m in moments if m and 1 <= m < _END_OF_TIME), default=now),
         "athlete": athlete,
     }
 
