@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from threading import Lock, Thread, local
@@ -259,16 +259,11 @@ class ProviderClient:
             return ProviderUnavailable(provider_status=response.status_code)
         return InvalidProviderReply(provider_status=response.status_code)
 
-    def _parse[Reply: BaseModel](
-        self,
-        model: type[Reply],
-        response: requests.Response,
-        prepare: Callable[[Any], Any] = lambda answer: answer,
-    ) -> Reply:
+    def _parse[Reply: BaseModel](self, model: type[Reply], response: requests.Response) -> Reply:
         """Trust nothing: wrong types, missing fields and HTML are one InvalidProviderReply."""
         try:
             # Python's own reader, which takes half a surrogate pair in a name for a character.
-            return model.model_validate(prepare(json.loads(response.content)))
+            return model.model_validate(json.loads(response.content))
         except (ValueError, RecursionError):  # pydantic's error is a ValueError as well
             event = {"event": f"{self.provider}.reply_unusable"}
             logger.warning("%s gave an unusable %s", self.provider, model.__name__, extra=event)

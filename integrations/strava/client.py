@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -129,28 +128,35 @@ class StravaTokens(_Reply):
         return datetime.fromtimestamp(self.expires_at, tz=UTC)
 
 
-def _answered(answer: Any, refresh_token: str | None) -> Any:
-    """What the token endpoint has answered just now, sound in all but the tokens.
+class _TokenAnswer(_Reply):
+    """What the token endpoint answers, strict in the tokens alone.
 
     They have replaced the former pair already: to refuse them over anything else would lose the
-    link. Clocks differ by hours, so of two expiries the earlier counts; a token that tells of none
-    is renewed before its next use. A refresh token that is not replaced stays (RFC 6749, section
-    6). Who it is, if that cannot be told, the next synchronisation finds out.
+    link.
     """
-    if not isinstance(answer, dict):
-        return answer
-    now, left = int(time.time()), number(answer.get("expires_in"))
-    moments = (number(answer.get("expires_at")), None if left is None else now + left)
-    try:
-        athlete = StravaAthlete.model_validate(answer.get("athlete"))
-    except ValidationError:
-        athlete = None
-    return {
-        "access_token": answer.get("access_token"),
-        "refresh_token": answer.get("refresh_token") or refresh_token,
-        "expires_at": min((m for m in moments if m and 1 <= m < _END_OF_TIME), default=now),
-        "athlete": athlete,
-    }
+
+    access_token: Token = Field(repr=False)
+    refresh_token: Token | None = Field(None, repr=False)
+    expires_at: Any = None
+    expires_in: Any = None
+    athlete: Any = None
+
+    def as_of_now(self, refresh_token: str) -> StravaTokens:
+        """The pair. Clocks differ by hours, so of two expiries the earlier counts; a token that
+        tells of none is renewed before its next use. Who it is, if that cannot be told, the next
+        synchronisation finds out."""
+        now, left = int(time.time()), number(self.expires_in)
+        moments = (number(self.expires_at), None if left is None else now + left)
+        try:
+            athlete = StravaAthlete.model_validate(self.athlete)
+        except ValidationError:
+            athlete = None
+        return StravaTokens.model_construct(
+            access_token=self.access_token,
+            refresh_token=refresh_token,
+            expires_at=int(min((m for m in moments if m and 1 <= m < _END_OF_TIME), default=now)),
+            athlete=athlete,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +302,12 @@ class StravaClient(ProviderClient):
             f"{conf.strava_oauth_url()}/token",
             data=self._credentials() | grant,
         )
-        sound = partial(_answered, refresh_token=grant.get("refresh_token"))
-        return self._parse(StravaTokens, response, sound)
+        answer = self._parse(_TokenAnswer, response)
+        # A refresh token that is not replaced stays (RFC 6749, section 6).
+        refresh_token = answer.refresh_token or grant.get("refresh_token")
+        if refresh_token is None:
+            raise InvalidProviderReply(provider_status=response.status_code)
+        return answer.as_of_now(refresh_token)
 
     def error_for(self, response: requests.Response) -> ProviderError:
         """Strava's errors by status and by resource/field/code, never by their text.
