@@ -1,4 +1,8 @@
-"""A real browser. In CI it has to be there; elsewhere its tests are skipped without it."""
+"""Real browsers. In CI they have to be there; elsewhere their tests are skipped without them.
+
+`page` is Playwright's, in Chromium. `window` is the same window in Chromium and in Firefox, and a
+test that asks for it runs in both.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +17,32 @@ from django.test import Client
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from ..processes import Site
+from .firefox import Firefox
+from .windows import ChromiumWindow, Window
 
 CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "/usr/bin/chromium")
+FIREFOX = os.environ.get("FIREFOX", shutil.which("firefox-esr") or "/usr/bin/firefox-esr")
+
+
+def needed(executable: str, name: str) -> str:
+    """The browser's executable; without it, CI fails and everybody else skips the test."""
+    if not os.access(executable, os.X_OK):
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs {name}: install it, or name it in {name.upper()}.")
+        pytest.skip(f"no {name}: install it, or name it in {name.upper()}")
+    return executable
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     # Not for the session: while it is open its event loop runs in this thread, and whatever
     # turns async code into sync code refuses to.
-    if not os.access(CHROMIUM, os.X_OK):
-        if os.environ.get("CI"):
-            pytest.fail("CI needs Chromium: install it, or name it in CHROMIUM.")
-        pytest.skip("no Chromium: install it, or name it in CHROMIUM")
+    chromium = needed(CHROMIUM, "Chromium")
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
         # Playwright runs an event loop in this thread, and Django then refuses its ORM here.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
+            executable_path=chromium,
             args=[
                 "--no-sandbox",  # CI runs as root
                 "--disable-gpu",
@@ -42,6 +55,24 @@ def browser() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def firefox() -> Iterator[Firefox]:
+    firefox = Firefox(needed(FIREFOX, "Firefox"))
+    yield firefox
+    firefox.close()
+
+
+@pytest.fixture(params=["chromium", "firefox"])
+def window(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[Window]:
+    """A new window, once in each browser; closed before the database is emptied."""
+    if request.param == "firefox":
+        window: Window = request.getfixturevalue("firefox").window()
+    else:
+        window = ChromiumWindow(request.getfixturevalue("browser"))
+    yield window
+    window.close()
 
 
 @pytest.fixture
@@ -64,6 +95,13 @@ def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
     context.close()
 
 
+def session_of(user: Any) -> str:
+    """The cookie of somebody who has logged in: tests hash passwords as the site does not."""
+    client = Client()
+    client.force_login(user)
+    return client.cookies["sessionid"].value
+
+
 @pytest.fixture
 def site(alice: Any, garmin: Any, strava: Any, sandbox: Any, page: Page) -> Iterator[Site]:
     """The site as it runs in production, a worker beside it, and Alice logged in."""
@@ -72,11 +110,7 @@ def site(alice: Any, garmin: Any, strava: Any, sandbox: Any, page: Page) -> Iter
     )
     site.web(workers=2)
     site.worker()
-    client = Client()
-    client.force_login(alice)  # tests hash passwords as the site does not
-    page.context.add_cookies(
-        [{"name": "sessionid", "value": client.cookies["sessionid"].value, "url": site.url}]
-    )
+    page.context.add_cookies([{"name": "sessionid", "value": session_of(alice), "url": site.url}])
     yield site
     site.stop()
 
