@@ -93,6 +93,10 @@ class Site:
     def worker(self) -> subprocess.Popen[bytes]:
         return self.start("manage.py", "db_worker", "--interval", "0.2", "--no-reload")
 
+    def hurried_worker(self) -> subprocess.Popen[bytes]:
+        """A worker that does not wait, as a person would, before it sends a password."""
+        return self.start("-m", "tests.hurried_worker")
+
     def stop(self) -> None:
         for process in self.processes:
             process.terminate()

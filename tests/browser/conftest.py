@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import pytest_django
 from axe_playwright_python.sync_playwright import Axe
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.test import Client
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from integrations.sandbox import Sandbox
+from integrations.sandbox.strava import CLIENT_ID, CLIENT_SECRET
+
 from ..processes import Site
+from .desk import Desk
 from .firefox import Firefox
 from .windows import ChromiumWindow, Window
 
@@ -65,8 +72,8 @@ def firefox() -> Iterator[Firefox]:
 
 
 @pytest.fixture(params=["chromium", "firefox"])
-def window(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[Window]:
-    """A new window, once in each browser; closed before the database is emptied."""
+def window(request: pytest.FixtureRequest) -> Iterator[Window]:
+    """A new window, once in each browser."""
     if request.param == "firefox":
         window: Window = request.getfixturevalue("firefox").window()
     else:
@@ -113,6 +120,77 @@ def site(alice: Any, garmin: Any, strava: Any, sandbox: Any, page: Page) -> Iter
     page.context.add_cookies([{"name": "sessionid", "value": session_of(alice), "url": site.url}])
     yield site
     site.stop()
+
+
+@pytest.fixture(scope="module")
+def transactional_db(
+    django_db_setup: None, django_db_blocker: pytest_django.DjangoDbBlocker
+) -> Iterator[None]:
+    """A database that stands for a whole module, and is emptied once, when its sites are gone.
+
+    To empty it after each test takes as long as the test. A test that has pytest-django's mark
+    gets that all the same; one without it has a user of its own, who goes with all that is theirs.
+    """
+    with django_db_blocker.unblock():
+        yield
+        call_command("flush", verbosity=0, interactive=False)
+
+
+@pytest.fixture(scope="module")
+def start_site(transactional_db: None, running_sandbox: Sandbox) -> Iterator[Callable[..., Site]]:
+    """Start a site that stands for a whole module."""
+    sites = []
+
+    def start_site(**env: str) -> Site:
+        site = Site(
+            **{
+                "INTEGRATIONS_SANDBOX": "on",
+                "INTEGRATIONS_SANDBOX_URL": running_sandbox.url,
+                "STRAVA_OAUTH_URL": f"{running_sandbox.url}/oauth",
+                "STRAVA_API_URL": f"{running_sandbox.url}/api/v3",
+                "STRAVA_CLIENT_ID": CLIENT_ID,
+                "STRAVA_CLIENT_SECRET": CLIENT_SECRET,
+                "TASKS_BACKEND": "database",
+                **env,
+            }
+        )
+        sites.append(site)
+        site.web(workers=1)
+        return site
+
+    yield start_site
+    for site in sites:
+        site.stop()
+
+
+@pytest.fixture(scope="module")
+def standing_site(start_site: Callable[..., Site]) -> Site:
+    """A site with an app of its own at Strava, and a worker."""
+    site = start_site()
+    site.hurried_worker()
+    return site
+
+
+@pytest.fixture(scope="module")
+def standing_site_without_app(start_site: Callable[..., Site]) -> Site:
+    return start_site(STRAVA_CLIENT_ID="", STRAVA_CLIENT_SECRET="")
+
+
+@pytest.fixture
+def desk(
+    window: Window,
+    link: Callable[..., Any],
+    sandbox: Sandbox,
+    standing_site: Site,
+    standing_site_without_app: Site,
+) -> Iterator[Desk]:
+    """Alice, logged in at both sites: the port is none of a cookie's business."""
+    alice = get_user_model().objects.create_user("alice", "alice@example.com", "alice-demo")
+    window.set_cookie(standing_site.url, "sessionid", session_of(alice))
+    desk = Desk(window, alice, link, sandbox, standing_site, standing_site_without_app)
+    yield desk
+    desk.start_over()
+    alice.delete()
 
 
 @pytest.fixture

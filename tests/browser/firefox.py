@@ -236,7 +236,7 @@ class FirefoxWindow(Window):
         self._firefox.command(
             "storage.setCookie",
             cookie={"name": name, "value": {"type": "string", "value": value}, "domain": host},
-            partition={"type": "context", "context": self._context},
+            partition={"type": "storageKey", "userContext": self._user},
         )
 
     def emulate(
