@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -65,7 +67,11 @@ class Site:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [PYTHON, *arguments], env=self.env, cwd=BASE_DIR, stdout=subprocess.DEVNULL
+            [PYTHON, *arguments],
+            env=self.env,
+            cwd=BASE_DIR,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # so that its children can be ended with it
         )
         self.processes.append(process)
         return process
@@ -106,6 +112,9 @@ class Site:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            # gunicorn has its checks done beside it, and they hold the test database open.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
