@@ -16,6 +16,7 @@ import pytest_django
 from axe_playwright_python.sync_playwright import Axe
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
+from django.db import connections
 from django.test import Client
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -61,6 +62,8 @@ def browser() -> Iterator[Browser]:
             ],
         )
         yield browser
+        # Those of this event loop: nobody else would find them any more.
+        connections.close_all()
         browser.close()
 
 
@@ -134,6 +137,7 @@ def transactional_db(
     with django_db_blocker.unblock():
         yield
         call_command("flush", verbosity=0, interactive=False)
+        connections.close_all()
 
 
 @pytest.fixture(scope="module")

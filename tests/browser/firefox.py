@@ -76,6 +76,7 @@ _PREFERENCES: dict[str, bool | int | str] = {
     "datareporting.policy.firstRunURL": "",
     "signon.rememberSignons": False,
     "ui.prefersReducedMotion": 1,
+    "ui.useOverlayScrollbars": 1,  # as on a phone
 }
 
 # https://w3c.github.io/webdriver/#keyboard-actions

@@ -89,6 +89,10 @@ class Window(ABC):
         assert isinstance(answer, list), f"{answer['error']} in: {expression}"
         return answer[0]
 
+    def run(self, script: str) -> None:
+        """Run a script in the page, such as a library; its policy has no say in that."""
+        self._evaluate(f"{script};\n''")
+
     def wait_for(self, condition: str, seconds: float = 30) -> Any:
         """Wait until an expression is true, over any number of pages; returns what it is then."""
         give_up = time.monotonic() + seconds
@@ -192,6 +196,7 @@ class ChromiumWindow(Window):
         # The size that is set in the browser: media queries in em follow it, too.
         size = 32 if large_text else 16
         self._protocol.send("Page.setFontSizes", {"fontSizes": {"standard": size, "fixed": size}})
+        self.settle(0)
 
     def screenshot(self, path: Path | str) -> None:
         self._page.screenshot(path=path)
