@@ -1,7 +1,8 @@
 """Run every test on SQLite and, where one answers, on PostgreSQL; in CI one has to answer.
 
 Without arguments for pytest it also measures how much of the code they run, and fails below the
-floor that pyproject.toml names.
+floor that pyproject.toml names. Browsers, which do not care what is below the site, then meet one
+database only.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def main() -> int:
         python("coverage", "erase")
     for name, url in databases.items():
         print(f"\n=== Tests on {name} ===", flush=True)
-        if code := python(*pytest, TEST_DATABASE_URL=url):
+        again = measured and name != list(databases)[-1]
+        without_browsers = ["-m", "not browser"] if again else []
+        if code := python(*pytest, *without_browsers, TEST_DATABASE_URL=url):
             return code
     if measured:
         print("\n=== Coverage ===", flush=True)
