@@ -119,9 +119,10 @@ def site(alice: Any, garmin: Any, strava: Any, sandbox: Any, page: Page) -> Iter
         INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url, TASKS_BACKEND="database"
     )
     site.web(workers=2)
-    site.worker()
+    worker = site.worker()
     page.context.add_cookies([{"name": "sessionid", "value": session_of(alice), "url": site.url}])
     yield site
+    worker.kill()  # it may wait for an answer that a test has had Garmin keep to itself
     site.stop()
 
 
