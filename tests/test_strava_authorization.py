@@ -263,7 +263,7 @@ FAULTS = {
     "empty": "could not use",
     "half_json": "could not use",
     "wrong_types": "could not use",
-    "429": "too many requests",
+    "429": "limit for now",
     "401_client": "not your fault",
     "403_inactive": "inactive",
     "403_limit": "as many athletes",

@@ -88,7 +88,7 @@ class GarminConnectInvalidReply(GarminConnectError, InvalidProviderReply):
 
 
 class GarminConnectRateLimited(GarminConnectError, RateLimited):
-    default_message = _("Garmin has too many requests from this site at the moment.")
+    default_message = _("This site has reached Garmin’s limit for now.")
 
 
 class InvalidCredentials(GarminConnectError):

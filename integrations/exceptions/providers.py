@@ -61,7 +61,7 @@ class RateLimited(ProviderError):
 
     status_code = 429
     code = "rate_limited"
-    default_message = _("Strava has too many requests from this app at the moment.")
+    default_message = _("This site has reached Strava’s limit for now.")
     reads_only = False
 
     @property

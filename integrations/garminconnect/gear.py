@@ -63,6 +63,15 @@ def fetch_units(garmin: Garmin) -> str:
     return "metric" if system == "metric" else "imperial"
 
 
+def fetch_name(garmin: Garmin) -> str:
+    """What the athlete is called; "" where Garmin does not say."""
+    try:
+        name = garmin.connectapi("/userprofile-service/socialProfile")["fullName"]
+    except Exception:
+        return ""
+    return text(name) or ""
+
+
 def _pages(garmin: Garmin) -> list[Any]:
     found: list[Any] = []
     while True:

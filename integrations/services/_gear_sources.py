@@ -15,7 +15,7 @@ from ..exceptions import (
     RateLimited,
     TokenRejected,
 )
-from ..garminconnect.gear import fetch_gear, fetch_units
+from ..garminconnect.gear import fetch_gear, fetch_name, fetch_units
 from ..gear import GearItem, GearList, clean_text
 from ..models import UsersIntegrations
 from ..strava.client import StravaClient
@@ -35,6 +35,7 @@ KEEPERS: dict[str, TokenKeeper[Any]] = {
 class Fetched:
     gear: GearList
     units: str
+    athlete_name: str
     # Brand and model of gear that is new or renamed, where they cost a request each.
     details: Callable[[GearItem], GearItem] = lambda item: item
 
@@ -70,7 +71,7 @@ def fetch_from_strava(row: UsersIntegrations) -> Fetched:
             raise
 
     units = {"meters": "metric", "feet": "imperial"}.get(str(profile.measurement_preference), "")
-    return Fetched(gear=gear, units=units, details=details)
+    return Fetched(gear=gear, units=units, athlete_name=profile.name, details=details)
 
 
 def _strava_details(client: StravaClient, token: str, item: GearItem) -> GearItem:
@@ -84,5 +85,8 @@ def fetch_from_garminconnect(row: UsersIntegrations) -> Fetched:
         gear = fetch_gear(garmin)
     except InvalidSession as exc:  # out of the keeper, which has noted it where it is true
         raise GarminConnectRelinkRequired from exc
-    units = row.garminconnect_units or fetch_units(garmin)
-    return Fetched(gear=gear, units=units)
+    return Fetched(
+        gear=gear,
+        units=row.garminconnect_units or fetch_units(garmin),
+        athlete_name=row.garminconnect_athlete_name or fetch_name(garmin),
+    )

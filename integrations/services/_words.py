@@ -12,6 +12,7 @@ from django.utils.translation import ngettext
 
 from ..exceptions import (
     ApplicationInactive,
+    AthleteLimitReached,
     GarminConnectError,
     IntegrationsError,
     InvalidClient,
@@ -69,6 +70,10 @@ _APP: dict[str, tuple[Any, Any]] = {
     ),
 }
 _PLAIN: dict[str, Any] = {
+    AthleteLimitReached.code: _(
+        "This Strava app has as many athletes as Strava allows. Your connection is kept. Whoever "
+        "owns the app can ask Strava for more."
+    ),
     SecretUnreadable.code: _("We can no longer read your stored connection. Please reconnect."),
     SiteClientChanged.code: _("This site now uses another Strava app. Reconnect to go on."),
     ScopeMissing.code: ScopeMissing.default_message,
@@ -77,7 +82,7 @@ _TRANSIENT: dict[str, Any] = {
     ProviderUnavailable.code: _("%(provider)s could not be reached the last time."),
     InvalidProviderReply.code: _("%(provider)s sent an answer that we could not use."),
     TokenRejected.code: _("%(provider)s did not let us in the last time."),
-    RateLimited.code: _("%(provider)s has too many requests from this site at the moment."),
+    RateLimited.code: _("This site has reached %(provider)s’s limit for now."),
 }
 _SIGN_INS_LIMITED = _(
     "Garmin is refusing sign-ins from this site for a while. Your e-mail and password may well be "

@@ -149,6 +149,7 @@ def write_link(
             **session_columns(oauth2_token) | _rows.anew_columns("garminconnect"),
             garminconnect_oauth1=oauth1_token,
             garminconnect_is_cn=is_cn,
+            garminconnect_athlete_name="",  # it may be another's; a sync asks
             garminconnect_linked_at=linked_at,
         )
         event = Event.RELINKED if relinked else Event.LINKED
@@ -168,6 +169,7 @@ def unlink_garminconnect_account(user_id: int) -> None:
         garminconnect_oauth1=None,
         garminconnect_oauth2=None,
         garminconnect_is_cn=False,
+        garminconnect_athlete_name="",
         garminconnect_token_expires_at=None,
         garminconnect_sync_gear=False,
         garminconnect_linked_at=None,

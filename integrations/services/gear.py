@@ -317,8 +317,11 @@ def _note_success(row: UsersIntegrations, provider: str, fetched: Fetched, now: 
         "sync_due_at": now + SYNC_EVERY * random.uniform(0.9, 1.1),  # noqa: S311
         "syncing_until": None,
     }
-    if fetched.units:
-        columns["units"] = fetched.units
+    columns |= {
+        name: value
+        for name, value in (("units", fetched.units), ("athlete_name", fetched.athlete_name))
+        if value
+    }
     linked_at = f"{provider}_linked_at"
     if not (
         UsersIntegrations.objects.filter(

@@ -102,12 +102,15 @@ def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> UsersInteg
     athlete_id = tokens.athlete.id if tokens.athlete is not None else None
     if athlete_id is not None:
         columns["strava_athlete_id"] = athlete_id
+    if tokens.athlete is not None and tokens.athlete.name:
+        columns["strava_athlete_name"] = tokens.athlete.name
     try:
         with _rows.atomic():  # a savepoint where a caller's transaction is open
             replaced = _rows.lock_row(user_id)
             if athlete_id is not None and replaced.strava_athlete_id not in (None, athlete_id):
                 Gear.objects.filter(user_id=user_id, provider="strava").delete()
-                columns = {"strava_scope": None} | _rows.unsynced_columns("strava") | columns
+                columns = {"strava_scope": None, "strava_athlete_name": ""} | columns
+                columns |= _rows.unsynced_columns("strava")
             columns = token_columns(tokens) | _rows.anew_columns("strava") | columns
             _rows.update(user_id, **columns)
             relinked = replaced.is_linked("strava")

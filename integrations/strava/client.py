@@ -40,6 +40,7 @@ from ..exceptions import (
     SubscriptionRefused,
     TokenRejected,
 )
+from ..gear import clean_text
 from ..http import ProviderClient, bearer
 from ..numbers import number
 
@@ -65,6 +66,14 @@ Id = Annotated[int, BeforeValidator(_no_flag), Field(gt=0, lt=2**63)]
 
 class StravaAthlete(_Reply):
     id: Id
+    firstname: Any = None
+    lastname: Any = None
+
+    @property
+    def name(self) -> str:
+        """What the athlete is called, as far as Strava says."""
+        names = (each for each in (self.firstname, self.lastname) if isinstance(each, str))
+        return clean_text(" ".join(names))
 
 
 class StravaGearDetails(_Reply):
