@@ -117,12 +117,12 @@ class Site:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 60, interval: float = 0.1) -> Any:
     """Wait for something to become true; generous, because the machine may be slow."""
     give_up = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.1)
+        time.sleep(interval)
     return found
 
 

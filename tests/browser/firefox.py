@@ -74,6 +74,8 @@ _PREFERENCES: dict[str, bool | int | str] = {
     "browser.translations.enable": False,
     "browser.zoom.siteSpecific": False,
     "datareporting.policy.firstRunURL": "",
+    # To the page at once, not by way of what the browser believes to be where.
+    "remote.events.async.enabled": False,
     "signon.rememberSignons": False,
     "ui.prefersReducedMotion": 1,
     "ui.useOverlayScrollbars": 1,  # as on a phone
@@ -265,6 +267,9 @@ class FirefoxWindow(Window):
         )
 
     def _type(self, text: str) -> None:
+        if len(text) >= 20:  # as if pasted, as in the other browser
+            assert self.js(f"document.execCommand('insertText', false, {json.dumps(text)})")
+            return
         self._keys(
             [{"type": kind, "value": each} for each in text for kind in ("keyDown", "keyUp")]
         )

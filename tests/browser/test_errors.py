@@ -6,6 +6,7 @@ In both browsers, on a phone and on a desktop, whoever noticed it: the site, a c
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +20,7 @@ from integrations.sandbox.garmin import ALICE, CAPTCHA, LOCKED, MFA, MFA_CODE, P
 from integrations.sandbox.strava import OTHER_CLIENT_ID
 
 from ..conftest import row_of
-from ..processes import Athlete
+from ..processes import Athlete, wait_until
 from .desk import Desk
 from .windows import DESKTOP, PHONE, Window
 
@@ -29,9 +30,9 @@ MFA_REQUIRED = GarminConnectLogin.Step.MFA_REQUIRED
 SECRET = "0123456789abcdef" * 2 + "01234567"  # as long as Strava's
 WRONG_PASSWORD = "not the password"
 FIELDS = ["client_id", "client_secret", "email", "password", "code"]
-# As it is first seen, and once whatever the browser does by itself (go to a fragment, put a form's
-# values back) has been done.
-MOMENTS = (200, 400)  # milliseconds
+# Milliseconds: as it is first seen, and once whatever a browser does by itself (go to a fragment,
+# back to where it was before a reload, put a form's values back) has been done.
+MOMENTS = {PHONE: (200, 300), DESKTOP: (300,)}
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,21 @@ def a_client_id_alone(desk):
     desk.send("strava", client_id=OTHER_CLIENT_ID, client_secret="")
 
 
-@fails("strava")
-def a_client_secret_alone(desk):
-    desk.open(desk.other_site)
-    desk.send("strava", client_id="", client_secret=SECRET)
-
-
 # --- Strava: from the button to the callback ------------------------------------------------------
+
+
+def press_too_often(desk: Desk, path: str, per: int) -> None:
+    """Until the site refuses it; `per` seconds are counted together, and are not about to end."""
+    if per - time.time() % per < 8:
+        time.sleep(per - time.time() % per)
+    athlete = Athlete(desk.site, desk.alice)
+    wait_until(lambda: athlete.post(path).status_code == 429, interval=0)
 
 
 @fails("strava")
 def connecting_too_often(desk):
     desk.open()
-    athlete = Athlete(desk.site, desk.alice)
-    for _ in range(60):
-        assert athlete.post("/integrations/strava/connect/").status_code in (200, 429)
+    press_too_often(desk, "/integrations/strava/connect/", 60)
     desk.press("strava", "connect")
 
 
@@ -155,9 +156,7 @@ def synchronising_too_often(desk):
     desk.link_strava()
     desk.open()
     desk.set(strava_syncing_until=timezone.now() + timedelta(minutes=5))  # so that none begins
-    athlete = Athlete(desk.site, desk.alice)
-    for _ in range(12):
-        assert athlete.post("/integrations/strava/gear/sync/").status_code in (409, 429)
+    press_too_often(desk, "/integrations/strava/gear/sync/", 15 * 60)
     desk.set(strava_syncing_until=None)
     desk.press("strava", "gear/sync")
 
@@ -359,7 +358,7 @@ def test_what_went_wrong_is_told_where_it_was_wanted(desk, failure):
         desk.start_over()
         desk.window.size(*size)
         failure.act(desk)
-        for moment in MOMENTS:
+        for moment in MOMENTS[size]:
             desk.window.settle(moment)
             check(desk.window, failure, f"{size[0]} × {size[1]}, {moment} ms later")
     assert desk.window.complaints == []

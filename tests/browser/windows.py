@@ -129,9 +129,11 @@ class Window(ABC):
     def click(self, selector: str) -> None:
         """Click an element by the mouse, scrolled to as far as it takes. Waits for nothing."""
         place = self.js(
-            f"""((target) => {{
+            f"""(async (target) => {{
               if (!target) return "is not there";
               target.scrollIntoView({{ block: "center", inline: "center", behavior: "instant" }});
+              // Until it is painted there, or what is clicked is what was there before.
+              for (const _ of "ab") await new Promise(requestAnimationFrame);
               const box = target.getBoundingClientRect();
               if (!box.width || !box.height) return "takes no room";
               const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
@@ -217,4 +219,7 @@ class ChromiumWindow(Window):
         self._page.mouse.click(x, y)
 
     def _type(self, text: str) -> None:
-        self._page.keyboard.type(text)
+        if len(text) < 20:
+            self._page.keyboard.type(text)
+        else:
+            self._page.keyboard.insert_text(text)  # as if pasted: the keys would take seconds
