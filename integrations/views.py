@@ -29,6 +29,7 @@ from .strava import scopes
 from .strava.forms import StravaClientForm
 from .throttle import throttle
 from .web import (
+    PROGRESS,
     AthleteRequest,
     Failure,
     at_most,
@@ -56,7 +57,8 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     gear = services.get_gear(request.user.pk)
     events = services.get_link_events(request.user.pk)
     status = services.describe_integrations(row, login, Counter(item.provider for item in gear))
-    alert = _alert(request, row, login, events)
+    news = _news(request)
+    alert = take_failure(request) or (None if news else _unfinished(row, login, events))
     granted = row.strava_scopes
 
     def typed(provider: str) -> dict[str, str]:
@@ -102,6 +104,12 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         )
         link["poll"] = link["syncing"] or link["status"] == LinkStatus.LINKING
         context[provider] = link
+    # What a worker was at is told for as long as it is.
+    context["tells_messages"] = (
+        news or context["strava"]["poll"] or context["garminconnect"]["poll"]
+    )
+    if not context["tells_messages"]:
+        list(messages.get_messages(request))
     for event in events:
         event.reason = services.event_reason(event)  # type: ignore[attr-defined]
     response = render(request, "integrations/settings.html", context)
@@ -109,14 +117,16 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     return response
 
 
-def _alert(
-    request: AthleteRequest, row: UsersIntegrations, login: Any, events: list[LinkEvent]
-) -> Failure | None:
-    """What was wanted and did not happen, if that is the news: one thing at most."""
-    if failure := take_failure(request):
-        return failure
-    if len(messages.get_messages(request)):
-        return None  # then that is the news
+def _news(request: AthleteRequest) -> bool:
+    """Whether there is a message of more than that a worker has begun."""
+    storage: Any = messages.get_messages(request)
+    tags = [message.extra_tags for message in storage]
+    storage.used = False
+    return any(tag != PROGRESS for tag in tags)
+
+
+def _unfinished(row: UsersIntegrations, login: Any, events: list[LinkEvent]) -> Failure | None:
+    """What a worker was to do and did not, if that is the news: one thing at most."""
     garmin = services.login_message(row)
     if login is not None:
         waits = services.login_status(login) == LinkStatus.MFA_REQUIRED

@@ -32,6 +32,8 @@ from .fields import fernet
 from .models import Gear
 from .throttle import throttle
 
+# Tags what a worker is at: it is no news any more once the worker is done.
+PROGRESS = "progress"
 _FAILURE, _TYPED = "integrations_failure", "integrations_typed"
 _LIVES = 900  # seconds: longer than a sign-in with a code, or a consent, may take
 _MOST = 300  # characters of a typed value that come back; no honest one is longer
@@ -174,7 +176,7 @@ def done(
     """Say what has happened, on the page or, with a status code, to a program."""
     if wants_json(request):
         return JsonResponse({"message": message}, status=status)
-    messages.add_message(request, level, message)
+    messages.add_message(request, level, message, PROGRESS if status == 202 else "")
     return redirect("integrations:settings")
 
 

@@ -80,7 +80,6 @@ function tell(news, field) {
   (field ?? news).focus({ preventScroll: true });
   // Its label and the field itself come below it, and shall be in view as well.
   news.scrollIntoView({ block: field ? "start" : "nearest" });
-  history.scrollRestoration = "auto";
 }
 
 // After the page has moved on by itself: say so in the title, and in a live region that changes.
