@@ -186,16 +186,16 @@ class LinkEventAdmin(GoesWithItsUser):
 
 @admin.register(Gear)
 class GearAdmin(GoesWithItsUser):
-    """Gear as the providers list it; each synchronisation would undo an edit."""
+    """Gear as the providers list it; each sync would undo an edit."""
 
-    list_display = ("__str__", "user", "provider", "kind", "kilometres", "primary", "retired")
+    list_display = ("__str__", "user", "provider", "kind", "kilometers", "primary", "retired")
     list_filter = ("provider", "kind", "retired", "primary")
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         return ["name", "brand", "model", *_user_search_fields()]
 
     @admin.display(description=_("km"), ordering="distance")
-    def kilometres(self, gear: Gear) -> str:
+    def kilometers(self, gear: Gear) -> str:
         return f"{gear.distance / 1000:,.0f}"
 
 
@@ -429,7 +429,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         )
         return None
 
-    @admin.action(description=_("Synchronise gear soon"), permissions=["act_on_links"])
+    @admin.action(description=_("Sync gear soon"), permissions=["act_on_links"])
     def sync_gear(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
         def enqueue(user_id: int) -> None:
             for provider in services.PROVIDERS:
@@ -441,13 +441,13 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
             enqueue,
             lambda n: (
                 ngettext(
-                    "The gear of %d athlete will be synchronised.",
-                    "The gear of %d athletes will be synchronised.",
+                    "The gear of %d athlete will be synced.",
+                    "The gear of %d athletes will be synced.",
                     n,
                 )
                 % n
             ),
-            _("Gear synchronisation started by hand."),
+            _("Gear sync started by hand."),
         )
 
     def _confirm(

@@ -20,7 +20,7 @@ class TypedField(forms.CharField):
 
 
 class PreferencesForm(forms.Form):
-    """What an athlete wants of a link. An unticked box is not sent at all."""
+    """What an athlete wants of a link. An unchecked box is not sent at all."""
 
     sync_gear = forms.BooleanField(required=False)
 

@@ -24,7 +24,7 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False, "none": False}
 
 @dataclass(frozen=True, slots=True)
 class GearItem:
-    """One piece of gear as a provider lists it. Distance in metres.
+    """One piece of gear as a provider lists it. Distance in meters.
 
     None is what the provider has not said in a form that can be used: what was known of it stays.
     `brand` and `model` are None where the provider has not been asked for them.
@@ -79,7 +79,7 @@ def text(value: Any) -> str | None:
     return clean_text(value) if isinstance(value, str | None) else None
 
 
-def metres(value: Any) -> int | None:
+def meters(value: Any) -> int | None:
     """A distance; None for what cannot be one."""
     distance = number(value)
     return round(distance) if distance is not None and 0 <= distance <= 1e12 else None

@@ -25,7 +25,7 @@ class LinkStatus(models.TextChoices):
 class Units(models.TextChoices):
     """How an athlete wants distances, as set at the provider."""
 
-    METRIC = "metric", _("Kilometres")
+    METRIC = "metric", _("Kilometers")
     IMPERIAL = "imperial", _("Miles")
 
 
@@ -80,7 +80,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_token = EncryptedTextField(null=True, blank=True)
     strava_refresh_token = EncryptedTextField(null=True, blank=True)
     strava_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
-    strava_sync_gear = models.BooleanField(_("gear synchronisation"), default=False)
+    strava_sync_gear = models.BooleanField(_("gear sync"), default=False)
     strava_athlete_id = models.BigIntegerField(_("athlete id"), null=True, blank=True)
     # What was granted, comma-separated as Strava sends it; never what was merely asked for. Empty
     # where nothing was granted, null where nobody has said.
@@ -91,15 +91,13 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_site_client_id = models.CharField(max_length=255, blank=True, default="")
     strava_linked_at = models.DateTimeField(_("connected since"), null=True, blank=True)
 
-    # Strava: gear. `due_at` is when it is next synchronised, `syncing_until` how long one that
+    # Strava: gear. `due_at` is when it is next synced, `syncing_until` how long one that
     # is under way has the right to it.
     strava_units = models.CharField(max_length=16, choices=Units, blank=True, default="")
-    strava_synced_at = models.DateTimeField(_("last synchronised"), null=True, blank=True)
-    strava_sync_error = models.CharField(
-        _("synchronisation error"), max_length=64, blank=True, default=""
-    )
+    strava_synced_at = models.DateTimeField(_("last synced"), null=True, blank=True)
+    strava_sync_error = models.CharField(_("sync error"), max_length=64, blank=True, default="")
     strava_sync_failures = models.PositiveIntegerField(default=0)
-    strava_sync_due_at = models.DateTimeField(_("next synchronisation"), null=True, blank=True)
+    strava_sync_due_at = models.DateTimeField(_("next sync"), null=True, blank=True)
     strava_syncing_until = models.DateTimeField(null=True, blank=True)
 
     # Strava: an authorization in progress. Its client waits apart until the exchange has
@@ -140,7 +138,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     garminconnect_oauth2 = EncryptedJSONField(null=True, blank=True)
     garminconnect_is_cn = models.BooleanField(_("at garmin.cn"), default=False)
     garminconnect_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
-    garminconnect_sync_gear = models.BooleanField(_("gear synchronisation"), default=False)
+    garminconnect_sync_gear = models.BooleanField(_("gear sync"), default=False)
     garminconnect_linked_at = models.DateTimeField(_("connected since"), null=True, blank=True)
     garminconnect_athlete_name = models.CharField(
         _("athlete"), max_length=255, blank=True, default=""
@@ -152,14 +150,12 @@ class UsersIntegrations(KeepsSecretsSealed):
 
     # Garmin Connect: gear.
     garminconnect_units = models.CharField(max_length=16, choices=Units, blank=True, default="")
-    garminconnect_synced_at = models.DateTimeField(_("last synchronised"), null=True, blank=True)
+    garminconnect_synced_at = models.DateTimeField(_("last synced"), null=True, blank=True)
     garminconnect_sync_error = models.CharField(
-        _("synchronisation error"), max_length=64, blank=True, default=""
+        _("sync error"), max_length=64, blank=True, default=""
     )
     garminconnect_sync_failures = models.PositiveIntegerField(default=0)
-    garminconnect_sync_due_at = models.DateTimeField(
-        _("next synchronisation"), null=True, blank=True
-    )
+    garminconnect_sync_due_at = models.DateTimeField(_("next sync"), null=True, blank=True)
     garminconnect_syncing_until = models.DateTimeField(null=True, blank=True)
 
     # Garmin Connect: the link's health, and the right to refresh.
@@ -357,7 +353,7 @@ class Gear(models.Model):
     primary = models.BooleanField(default=False)
     retired = models.BooleanField(default=False)
     first_seen_at = models.DateTimeField()
-    # Null while the provider lists it: then it was seen at the link's last synchronisation,
+    # Null while the provider lists it: then it was seen at the link's last sync,
     # and a sync that finds nothing new has nothing to write here.
     last_seen_at = models.DateTimeField(null=True, blank=True)
 
@@ -397,12 +393,12 @@ class LinkEvent(models.Model):
         RELINKED = "relinked", _("Reconnected")
         UNLINKED = "unlinked", _("Disconnected")
         RELINK_REQUIRED = "relink_required", _("Connection ended by the provider")
-        REFRESHED = "refreshed", _("Access renewed by hand")
-        REFRESH_FAILED = "refresh_failed", _("Access could not be renewed")
-        SYNCED = "synced", _("Gear synchronised")
-        SYNC_FAILED = "sync_failed", _("Gear could not be synchronised")
+        REFRESHED = "refreshed", _("Access refreshed by hand")
+        REFRESH_FAILED = "refresh_failed", _("Access could not be refreshed")
+        SYNCED = "synced", _("Gear synced")
+        SYNC_FAILED = "sync_failed", _("Gear could not be synced")
         LOGIN_FAILED = "login_failed", _("Sign-in failed")
-        KEYS_ROTATED = "keys_rotated", _("Encryption keys turned")
+        KEYS_ROTATED = "keys_rotated", _("Encryption keys rotated")
 
     class Actor(models.TextChoices):
         ATHLETE = "athlete", _("The athlete")

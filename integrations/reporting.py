@@ -109,7 +109,7 @@ _NAMES = r"""(?i:token|secret|secret_key|password|passwd|passcode|pwd|mfa_code|t
     |cookie|session_?id|client_state|api_?key|fernet_key|verif(?:y|ication)_?code)(?i:s)?"""
 # Within another string it is escaped, perhaps more than once.
 _QUOTE = r"""\\{0,8}+["']"""
-# What may stand before something that is recognised by its shape: no letter and no digit, but for
+# What may stand before something that is recognized by its shape: no letter and no digit, but for
 # those of an escaped character.
 _START = r"(?:(?<![0-9A-Za-z])|(?<=%[0-9a-fA-F]{2})|(?<=\\[nrt]))"
 _SECRETS = re.compile(

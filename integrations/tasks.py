@@ -43,7 +43,7 @@ def _key(user_id: Any) -> Any:
 
 
 def start_gear_sync(user_id: Any, provider: str) -> None:
-    """Have a worker synchronize gear. Raises what services.request_gear_sync raises, and
+    """Have a worker sync gear. Raises what services.request_gear_sync raises, and
     TaskQueueUnavailable."""
     services.request_gear_sync(user_id, provider)
     try:
@@ -101,7 +101,7 @@ def sync_taken_gear(user_id: Any, provider: str, until: str) -> dict[str, int] |
 
 @task
 def sync_due_gear() -> int:
-    """Enqueue a synchronisation for everyone whose gear is due."""
+    """Enqueue a sync for everyone whose gear is due."""
     count = 0
     for provider in services.PROVIDERS:
         while True:

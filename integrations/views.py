@@ -96,7 +96,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         link["broken"] = (
             link["status"] == LinkStatus.LINKED and (link["error"] or {}).get("code") in _BROKEN
         )
-        # Asked once, where it has never been answered by a synchronization.
+        # Asked once, where it has never been answered by a sync.
         link["asks_about_gear"] = (
             link["status"] == LinkStatus.LINKED
             and not (link["sync_gear"] or link["synced_at"] or link["syncing"])
@@ -179,9 +179,9 @@ _BROKEN = {"invalid_client", "client_changed", "application_inactive", SecretUnr
 def _link_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> dict[str, Any]:
     """What the page tells of any link, and of its gear, distances in the athlete's units."""
     units = getattr(row, f"{provider}_units") or Units.METRIC
-    metres = 1609.344 if units == Units.IMPERIAL else 1000
+    meters = 1609.344 if units == Units.IMPERIAL else 1000
     items: list[dict[str, Any]] = [
-        {"gear": item, "distance": round(item.distance / metres), "units": units}
+        {"gear": item, "distance": round(item.distance / meters), "units": units}
         for item in gear
         if item.provider == provider
     ]
@@ -201,7 +201,7 @@ def _link_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> di
 @require_POST
 @at_most(30)
 def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
-    """Switch gear synchronisation on or off; on means that one starts now."""
+    """Switch gear sync on or off; on means that one starts now."""
     wanted = PreferencesForm(request.POST)
     try:
         if not wanted.is_valid():
@@ -227,7 +227,7 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
 @require_POST
 @at_most(12, per=QUARTER_HOUR, what="gear_sync")
 def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
-    """Start a gear synchronisation."""
+    """Start a gear sync."""
     try:
         tasks.start_gear_sync(request.user.pk, provider)
     except IntegrationsError as exc:

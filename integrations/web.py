@@ -109,7 +109,7 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
             # Browsers keep no answer with an error, and ask again when the athlete really comes.
             return HttpResponse(status=503)
         if not request.user.is_authenticated and wants_json(request):
-            return error_response("login_required", _("Please log in first."), 401)
+            return error_response("login_required", _("Please sign in first."), 401)
         if not request.user.is_authenticated and request.method not in ("GET", "HEAD"):
             # A press after the session has ended: the login should not lead back to a POST's URL.
             return redirect_to_login(reverse("integrations:settings"))

@@ -106,6 +106,9 @@ class LoginView(auth_views.LoginView):
     redirect_authenticated_user = True
 
     def form_invalid(self, form: Any) -> HttpResponse:
+        if form.non_field_errors():
+            for field in form.fields.values():
+                field.widget.attrs |= {"aria-invalid": "true", "aria-describedby": "login-error"}
         response = super().form_invalid(form)
         if form.throttled:
             response.status_code = 429

@@ -180,7 +180,7 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "silence": Cell("provider_unavailable", "kept", "sync"),
         "drip": Cell("provider_unavailable", "kept", "sync"),
     },
-    # The gear is stored without what could not be had, which the next synchronisation asks for. One
+    # The gear is stored without what could not be had, which the next sync asks for. One
     # request for each, unless the first tells that the next will fare no better: a limit, or nobody
     # there. A 500 may be over that one piece.
     "gear details": {
@@ -894,7 +894,7 @@ def assert_tried_again(cell, answer, provider, before, row):
             assert (retry_at, due_at) == (None, None)
     # Others who share the app are told of its limit, and of nothing else.
     is_limit = cell.later in ("backoff", "sync") and (
-        answer == "429" or provider == "garminconnect" and cell.says == "rate_limited"
+        answer == "429" or (provider == "garminconnect" and cell.says == "rate_limited")
     )
     assert (getattr(row, f"{provider}_limited_until") is not None) == is_limit
 

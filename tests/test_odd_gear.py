@@ -27,7 +27,7 @@ from .test_gear import without_the_newer_list
 
 @pytest.fixture(params=["strava", "garmin", "garmin older"])
 def source(request, alice, monkeypatch):
-    """A list of gear that has been synchronised once, in each shape that there is.
+    """A list of gear that has been synced once, in each shape that there is.
 
     `edit` changes the entries of its next answers; the first is "Road bike".
     """

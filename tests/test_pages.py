@@ -94,7 +94,7 @@ def test_the_page_says_how_it_stands(alice_client, linked, status):
 
 def test_the_page_names_a_missing_permission_and_its_cost(alice_client, linked):
     UsersIntegrations.objects.update(strava_scope="read")
-    assert "gear will not synchronise" in alice_client.get(SETTINGS).content.decode()
+    assert "gear will not sync" in alice_client.get(SETTINGS).content.decode()
 
 
 @pytest.mark.parametrize(

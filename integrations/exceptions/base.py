@@ -14,7 +14,7 @@ class IntegrationsError(Exception):
     status_code: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     default_message: ClassVar[Any] = _(
-        "Something went wrong on our side. Nothing was lost; please try again."
+        "Something went wrong on our side. Nothing was lost. Please try again."
     )
 
     def __init__(self, user_message: Any = None) -> None:
@@ -40,7 +40,7 @@ class IntegrationsNotFound(IntegrationsError):
 
     status_code = 404
     code = "not_found"
-    default_message = _("There are no integrations for this account yet.")
+    default_message = _("There are no connections for this account yet.")
 
 
 class IntegrationsAlreadyExist(IntegrationsError):
@@ -48,7 +48,7 @@ class IntegrationsAlreadyExist(IntegrationsError):
 
     status_code = 409
     code = "already_exists"
-    default_message = _("This account has its integrations already.")
+    default_message = _("This account has its connections already.")
 
 
 class IntegrationsDatabaseError(IntegrationsError):
@@ -61,9 +61,7 @@ class SecretUnreadable(IntegrationsError):
     """No key of FERNET_KEYS opens a stored secret: a key was lost or is wrong."""
 
     code = "secret_unreadable"
-    default_message = _(
-        "The stored connection cannot be read any more. Please connect the account again."
-    )
+    default_message = _("We can no longer read your stored connection. Please reconnect.")
 
 
 class InvalidInput(IntegrationsError):
@@ -71,7 +69,9 @@ class InvalidInput(IntegrationsError):
 
     status_code = 400
     code = "invalid_input"
-    default_message = _("Something in this request was missing or malformed. Please try again.")
+    default_message = _(
+        "Something in this request was missing or not in the right form. Please try again."
+    )
 
 
 class ClientRequired(IntegrationsError):
@@ -113,7 +113,7 @@ class AthleteAlreadyLinked(IntegrationsError):
     code = "athlete_already_linked"
     default_message = _(
         "This Strava athlete is already connected to another account here. "
-        "Disconnect it there first, or log in to Strava as someone else."
+        "Disconnect it there first, or sign in to Strava as someone else."
     )
 
 
@@ -130,15 +130,15 @@ class StravaRelinkRequired(IntegrationsError):
 
     status_code = 409
     code = "relink_required"
-    default_message = _("Strava no longer accepts this connection. Please connect Strava again.")
+    default_message = _("Strava no longer accepts this connection. Please reconnect Strava.")
 
 
 class SyncInProgress(IntegrationsError):
-    """A gear synchronisation of this link is under way."""
+    """A gear sync of this link is under way."""
 
     status_code = 409
     code = "sync_in_progress"
-    default_message = _("Your gear is being synchronised already.")
+    default_message = _("Your gear is syncing already.")
 
 
 class TooManyRequests(IntegrationsError):
@@ -155,8 +155,8 @@ class TooManyRequests(IntegrationsError):
     def user_message(self) -> str:
         minutes = max(1, -(-self.retry_after // 60))
         return ngettext(
-            "That was a little too often. Please wait %(minutes)d minute and try again.",
-            "That was a little too often. Please wait %(minutes)d minutes and try again.",
+            "You pressed this too often. Please wait %(minutes)d minute and try again.",
+            "You pressed this too often. Please wait %(minutes)d minutes and try again.",
             minutes,
         ) % {"minutes": minutes}
 
@@ -167,7 +167,7 @@ class TaskQueueUnavailable(IntegrationsError):
     status_code = 503
     code = "task_queue_unavailable"
     default_message = _(
-        "This cannot be done at the moment, for a reason on our side. Nothing was changed; please "
+        "This does not work at the moment, for a reason on our side. Nothing was changed. Please "
         "try again in a few minutes."
     )
 

@@ -30,7 +30,7 @@ class GarminConnectRelinkRequired(IntegrationsError):
 
     status_code = 409
     code = "relink_required"
-    default_message = _("Garmin no longer accepts this connection. Please sign in again.")
+    default_message = _("Garmin no longer accepts this connection. Please sign in to Garmin again.")
 
 
 class LoginInProgress(IntegrationsError):
@@ -39,7 +39,7 @@ class LoginInProgress(IntegrationsError):
     status_code = 409
     code = "login_in_progress"
     default_message = _(
-        "A sign-in to Garmin is running already. Wait for it to end, or cancel it first."
+        "You are signing in to Garmin already. Wait until that ends, or cancel it first."
     )
 
 
@@ -48,7 +48,7 @@ class NoLoginInProgress(IntegrationsError):
 
     status_code = 409
     code = "no_login_in_progress"
-    default_message = _("There is no sign-in to Garmin in progress any more. Please start again.")
+    default_message = _("This sign-in to Garmin has ended. Please start again.")
 
 
 class TooManyAttempts(IntegrationsError):
@@ -98,8 +98,8 @@ class InvalidCredentials(GarminConnectError):
     code = "invalid_credentials"
     is_permanent = True
     default_message = _(
-        "Garmin did not accept this e-mail and password. Check both; for an account in China, "
-        "tick the box for garmin.cn."
+        "Garmin did not accept this e-mail and password. Check both. For an account in China, "
+        "check the box for garmin.cn."
     )
 
 
@@ -109,7 +109,7 @@ class InvalidMfaCode(GarminConnectError):
     status_code = 400
     code = "invalid_mfa_code"
     is_permanent = True
-    default_message = _("Garmin did not accept this code. Please check it, or take a newer one.")
+    default_message = _("Garmin did not accept this code. Check it, or use a newer one.")
 
 
 class TooManyMfaCodes(GarminConnectError):
@@ -118,7 +118,7 @@ class TooManyMfaCodes(GarminConnectError):
     status_code = 400
     code = "too_many_mfa_codes"
     is_permanent = True
-    default_message = _("The code was wrong too often. Please sign in again to get a new one.")
+    default_message = _("The code was wrong too many times. Please sign in again to get a new one.")
 
 
 class LoginExpired(GarminConnectError):
@@ -127,7 +127,9 @@ class LoginExpired(GarminConnectError):
     status_code = 409
     code = "login_expired"
     is_permanent = True
-    default_message = _("The sign-in to Garmin took too long and was ended. Please start again.")
+    default_message = _(
+        "Signing in to Garmin took too long, so it was stopped. Please start again."
+    )
 
 
 class LoginInterrupted(GarminConnectError):
@@ -135,7 +137,7 @@ class LoginInterrupted(GarminConnectError):
 
     status_code = 503
     code = "login_interrupted"
-    default_message = _("The sign-in to Garmin was interrupted on our side. Please start again.")
+    default_message = _("Signing in to Garmin was interrupted on our side. Please start again.")
 
 
 class AccountLocked(GarminConnectError):
@@ -145,8 +147,8 @@ class AccountLocked(GarminConnectError):
     code = "account_locked"
     is_permanent = True
     default_message = _(
-        "Garmin has locked this account. Open Garmin Connect, reset your password there, and "
-        "then sign in here again."
+        "Garmin has locked this account. Reset your password in Garmin Connect, and then sign in "
+        "here again."
     )
 
 

@@ -40,7 +40,7 @@ class ProviderUnavailable(ProviderError):
     status_code = 503
     code = "provider_unavailable"
     default_message = _(
-        "Strava cannot be reached at the moment. Nothing was changed; please try again later."
+        "Strava cannot be reached at the moment. Nothing was changed. Please try again later."
     )
 
 
@@ -123,8 +123,8 @@ class SiteClientRejected(InvalidClient):
     """InvalidClient of the site's own app, about which the athlete can do nothing."""
 
     default_message = _(
-        "Strava does not accept this site’s own Strava app at the moment. It is not your fault and "
-        "your connection is kept; whoever runs this site has to look at it."
+        "Strava does not accept this site’s own Strava app at the moment. It is not your fault, "
+        "and your connection is kept. Whoever runs this site has to fix it."
     )
 
 
@@ -132,9 +132,7 @@ class SiteClientChanged(SiteClientRejected):
     """The site has another Strava app by now: a link is good for the one that it was made by."""
 
     code = "client_changed"
-    default_message = _(
-        "This site now uses another Strava app. Connect Strava again to go on; it takes a moment."
-    )
+    default_message = _("This site now uses another Strava app. Reconnect Strava to go on.")
 
 
 class ApplicationInactive(ProviderError):
@@ -145,7 +143,7 @@ class ApplicationInactive(ProviderError):
     is_permanent = True
     default_message = _(
         "This Strava app is inactive. Its owner needs a Strava subscription and has to "
-        "reactivate the app in Strava’s API settings; then try again."
+        "reactivate the app in Strava’s API settings. Then try again."
     )
 
 
@@ -156,7 +154,7 @@ class AthleteLimitReached(ProviderError):
     code = "athlete_limit"
     is_permanent = True
     default_message = _(
-        "This Strava app has as many athletes as Strava lets it have, so yours could not be "
+        "This Strava app has as many athletes as Strava allows, so you could not be "
         "added. Nothing was changed. Whoever owns the app can ask Strava for more."
     )
 
@@ -167,7 +165,7 @@ class TokenRejected(ProviderError):
     status_code = 409
     code = "token_rejected"
     is_permanent = True
-    default_message = _("Strava did not accept our access. Please connect Strava again.")
+    default_message = _("Strava did not let us in. Please reconnect Strava.")
 
 
 class ScopeMissing(ProviderError):
@@ -178,7 +176,7 @@ class ScopeMissing(ProviderError):
     is_permanent = True
     default_message = _(
         "Strava does not show your bikes and shoes without the permission for your full profile. "
-        "Connect again and leave it ticked."
+        "Reconnect and leave it checked."
     )
 
 
@@ -188,4 +186,4 @@ class GearNotFound(ProviderError):
     status_code = 404
     code = "gear_not_found"
     is_permanent = True
-    default_message = _("Strava does not know this gear any more.")
+    default_message = _("Strava no longer knows this gear.")

@@ -10,7 +10,7 @@ from ..exceptions import (
     GarminConnectUnavailable,
     IntegrationsError,
 )
-from ..gear import BIKE, MAX_GEAR, OTHER, SHOES, GearItem, GearList, gear_id, metres, text
+from ..gear import BIKE, MAX_GEAR, OTHER, SHOES, GearItem, GearList, gear_id, meters, text
 from .client import library, translate_use
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _item(entry: dict[str, Any]) -> GearItem | None:
         provider_gear_id=uuid.replace("-", "").lower(),
         kind=_kind(entry),
         name=name,
-        distance=metres(_first(entry, "distanceUsedMeters")),
+        distance=meters(_first(entry, "distanceUsedMeters")),
         retired=_STATUSES.get(status.lower()) if status else None,
         brand=brand,
         model=model,
@@ -151,5 +151,5 @@ class _Statistics:
         if statistics == {}:  # a 404, as for gear that was removed
             return item, False
         said = statistics if isinstance(statistics, dict) else {}
-        distance = metres(said.get("totalDistance"))
+        distance = meters(said.get("totalDistance"))
         return replace(item, distance=distance), distance is None

@@ -231,12 +231,12 @@ _NOTED_OF: dict[str, dict[str, Any]] = {
 
 
 def unsynced_columns(provider: str) -> dict[str, Any]:
-    """The columns of a link whose gear was never synchronized."""
+    """The columns of a link whose gear was never synced."""
     return {f"{provider}_units": "", f"{provider}_synced_at": None}
 
 
 def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
-    """The columns of gear synchronisation switched on, which means due now, or off."""
+    """The columns of gear sync switched on, which means due now, or off."""
     columns: dict[str, Any] = {f"{provider}_sync_gear": sync_gear}
     if sync_gear:
         columns |= {f"{provider}_sync_due_at": timezone.now(), f"{provider}_sync_failures": 0}

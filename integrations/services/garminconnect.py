@@ -159,7 +159,7 @@ def write_link(
 
 @database_errors
 def unlink_garminconnect_account(user_id: int) -> None:
-    """Forget a Garmin session, and switch gear synchronisation off.
+    """Forget a Garmin session, and switch gear sync off.
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
@@ -188,20 +188,20 @@ def disconnect_garminconnect(user_id: int) -> None:
     Raises GarminConnectNotLinked if there was neither.
     """
     with _rows.atomic():
-        cancelled, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
+        canceled, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
         try:
             row = _rows.get_row(user_id)
         except IntegrationsNotFound:
             raise GarminConnectNotLinked from None
         linked = row.is_linked("garminconnect")
         unlink_garminconnect_account(user_id)
-    if not linked and not cancelled:
+    if not linked and not canceled:
         raise GarminConnectNotLinked
 
 
 @database_errors
 def set_user_garminconnect_sync_gear(user_id: int, garminconnect_sync_gear: bool) -> None:
-    """Switch gear synchronisation with Garmin Connect on or off for one user.
+    """Switch gear sync with Garmin Connect on or off for one user.
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """

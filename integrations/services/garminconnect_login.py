@@ -154,7 +154,7 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
             raise LoginInProgress if logins.exists() else NoLoginInProgress
         _rows.update(user_id, garminconnect_login_error="")
         attempt = logins.values_list("attempt", flat=True).first()
-        if attempt is None:  # cancelled in this very moment
+        if attempt is None:  # canceled in this very moment
             raise NoLoginInProgress
     return attempt
 

@@ -1,6 +1,6 @@
 """Gear kept in step with both providers.
 
-A synchronisation asks the provider first and writes then, in one transaction of set-based
+A sync asks the provider first and writes then, in one transaction of set-based
 statements behind a condition on the link: so one that is killed leaves whole gear, two at once
 end in the same rows, and one that comes after a disconnect writes nothing.
 """
@@ -42,7 +42,7 @@ GEAR_SCOPE = "profile:read_all"  # without it Strava shows no gear
 SYNC_EVERY = timedelta(hours=6)
 BACKOFF = timedelta(minutes=10)
 MAX_BACKOFF = timedelta(days=1)
-# How long the page counts a synchronisation as under way that nobody has ended.
+# How long the page counts a sync as under way that nobody has ended.
 SYNCING_FOR = timedelta(minutes=1)
 
 _COMPARED = ("kind", "name", "brand", "model", "distance", "primary", "retired", "last_seen_at")
@@ -52,7 +52,7 @@ _NEW = Gear(kind=OTHER)
 
 
 class GearCounts(NamedTuple):
-    """What a synchronisation has changed."""
+    """What a sync has changed."""
 
     created: int = 0
     updated: int = 0
@@ -61,7 +61,7 @@ class GearCounts(NamedTuple):
 
 @database_errors
 def sync_strava_gear(user_id: int) -> GearCounts:
-    """Synchronise one user's gear with Strava now: one request, and one for each new gear.
+    """Sync one user's gear with Strava now: one request, and one for each new gear.
 
     Raises StravaNotLinked, StravaRelinkRequired, ScopeMissing without profile:read_all, or a
     ProviderError; then no gear has changed.
@@ -71,7 +71,7 @@ def sync_strava_gear(user_id: int) -> GearCounts:
 
 @database_errors
 def sync_garminconnect_gear(user_id: int) -> GearCounts:
-    """Synchronise one user's gear with Garmin Connect now.
+    """Sync one user's gear with Garmin Connect now.
 
     Raises GarminConnectNotLinked, GarminConnectRelinkRequired, or a GarminConnectError; then no
     gear has changed.
@@ -87,7 +87,7 @@ def sync_gear(user_id: int, provider: str) -> GearCounts:
 
 @database_errors
 def request_gear_sync(user_id: int, provider: str) -> None:
-    """Note that a synchronisation is about to be done by a worker, for the page to tell.
+    """Note that a sync is about to be done by a worker, for the page to tell.
 
     Raises SyncInProgress if one is under way, or that the provider is not linked, has to be
     linked again, has said that it may not be asked for a while, or that its gear was not permitted.
@@ -121,7 +121,7 @@ def withdraw_gear_sync(user_id: int, provider: str) -> None:
 
 @database_errors
 def set_sync_gear(user_id: int, provider: str, sync_gear: bool) -> None:
-    """Switch synchronisation on or off as the athlete wants it; on means: due now.
+    """Switch sync on or off as the athlete wants it; on means: due now.
 
     Unlike the seed's functions it makes the row where there is none.
     """
@@ -157,7 +157,7 @@ def wanting_gear(provider: str) -> Any:
 def take_due_gear_syncs(provider: str, limit: int = 500) -> tuple[list[int], datetime]:
     """Up to `limit` user ids whose gear is due, each for one caller only, and until when.
 
-    They are put off for an hour: so long has whoever took them to synchronise, which sets the
+    They are put off for an hour: so long has whoever took them to sync, which sets the
     time anew. From then on they are others', as is_gear_sync_taken tells.
     """
     due_at = f"{provider}_sync_due_at"
@@ -192,7 +192,7 @@ def _batch(rows: Any, last: int) -> list[tuple[int, int]]:
     return list(rows.filter(pk__gt=last).values_list("pk", "user_id")[:500])
 
 
-# --- One synchronisation ------------------------------------------------------------------------
+# --- One sync ------------------------------------------------------------------------
 
 
 def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetched]) -> GearCounts:
@@ -258,7 +258,7 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
     with _rows.atomic():
         # First, for its condition and its lock: a disconnect comes wholly before or after.
         _note_success(row, provider, fetched, now)
-        # An upsert, because another synchronisation may have created the same a moment ago.
+        # An upsert, because another sync may have created the same a moment ago.
         Gear.objects.bulk_create(
             created + changed,
             update_conflicts=True,
@@ -301,7 +301,7 @@ def _with_details(item: GearItem, gear: Gear | None, fetched: Fetched) -> GearIt
             return replace(item, brand=gear.brand, model=gear.model)
         return replace(item, brand="", model="")  # there are none, and asking again costs a request
     except ProviderError as exc:
-        # They are missing until the next synchronisation, which asks again.
+        # They are missing until the next sync, which asks again.
         event = {"event": "strava.gear_details_missing"}
         logger.info("no details of gear: %s", exc.code, extra=event)
         if gear is None:

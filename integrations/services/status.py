@@ -93,7 +93,7 @@ def link_message(row: UsersIntegrations, provider: str) -> str:
 
 
 def sync_message(row: UsersIntegrations, provider: str) -> str:
-    """What went wrong with the last synchronization of gear, "" where nothing did."""
+    """What went wrong with the last sync of gear, "" where nothing did."""
     code = getattr(row, f"{provider}_sync_error")
     retried = getattr(row, f"{provider}_sync_gear")
     return health_message(row, provider, code, retried=retried) if code else ""

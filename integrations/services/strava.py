@@ -61,7 +61,7 @@ def set_user_strava_state(user_id: int, state: str | None) -> None:
 
 @database_errors
 def set_user_strava_sync_gear(user_id: int, strava_sync_gear: bool) -> None:
-    """Switch gear synchronisation with Strava on or off for one user.
+    """Switch gear sync with Strava on or off for one user.
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """

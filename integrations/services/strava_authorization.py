@@ -171,7 +171,7 @@ def _exchange(
         replaced = strava.write_link(
             user_id,
             tokens,
-            # Who it is, if Strava does not say, the next synchronisation finds out.
+            # Who it is, if Strava does not say, the next sync finds out.
             strava_athlete_id=None,
             strava_scope=",".join(granted),
             strava_site_client_id=client.client_id if client.is_site else "",

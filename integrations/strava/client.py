@@ -153,7 +153,7 @@ class _TokenAnswer(_Reply):
     def as_of_now(self, refresh_token: str) -> StravaTokens:
         """The pair. Clocks differ by hours, so of two expiries the earlier counts; a token that
         tells of none is renewed before its next use. Who it is, if that cannot be told, the next
-        synchronisation finds out."""
+        sync finds out."""
         now, left = int(time.time()), number(self.expires_in)
         moments = (number(self.expires_at), None if left is None else now + left)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..exceptions import InvalidProviderReply, ScopeMissing
-from ..gear import BIKE, MAX_GEAR, SHOES, GearItem, GearList, flag, gear_id, metres, text
+from ..gear import BIKE, MAX_GEAR, SHOES, GearItem, GearList, flag, gear_id, meters, text
 from .client import StravaProfile
 
 
@@ -39,7 +39,7 @@ def _item(entry: Any, kind: str) -> GearItem | None:
         provider_gear_id=known_by,
         kind=kind,
         name=text(entry.get("name")),
-        distance=metres(entry.get("distance")),
+        distance=meters(entry.get("distance")),
         retired=flag(entry.get("retired")),
         primary=flag(entry.get("primary")),
     )

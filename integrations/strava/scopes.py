@@ -22,7 +22,7 @@ SCOPES: dict[str, Scope] = {
     ),
     "profile:read_all": Scope(
         _("See your full profile, with your bikes and shoes"),
-        _("your bikes and shoes cannot be read, so gear will not synchronise"),
+        _("your bikes and shoes cannot be read, so gear will not sync"),
     ),
     "profile:write": Scope(
         _("Change your profile"), _("your weight and starred segments cannot be updated")

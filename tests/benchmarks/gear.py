@@ -1,4 +1,4 @@
-"""Synchronising gear, for many users one after another.
+"""Syncing gear, for many users one after another.
 
 The provider is a stub in this process, below requests: what is measured is our own work and the
 database's, not a network.
@@ -56,7 +56,7 @@ class _Strava(BaseAdapter):
 
 
 def measure() -> Iterator[Line]:
-    """Needs twice so many linked users as are synchronised."""
+    """Needs twice so many linked users as are synced."""
     strava = _Strava()
     before, http._adapter = http._adapter, strava
 

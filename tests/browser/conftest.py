@@ -203,7 +203,7 @@ def assert_accessible(page: Page) -> Any:
     def assert_accessible() -> None:
         """Nothing that axe calls serious or critical, in light and in dark."""
         for scheme in ("light", "dark"):
-            # Without motion, or a colour that is still changing would be measured.
+            # Without motion, or a color that is still changing would be measured.
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             found = Axe().run(page).response["violations"]
             assert [

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 @pytest.fixture
 def linked_site(alice, link, site, garmin):
-    """Strava and Garmin Connect are linked; nothing has been synchronised."""
+    """Strava and Garmin Connect are linked; nothing has been synced."""
     link(alice)
     services.link_garminconnect_account(alice.pk, None, garmin.issue_session(GARMIN_ALICE))
     return site
@@ -32,7 +32,7 @@ def test_switching_gear_on_and_synchronising_again(
 ):
     strava.athletes[ALICE].shoes[0]["retired"] = True
     page.goto(f"{linked_site.url}/settings/integrations/")
-    assert gear.get_by_text("Not synchronised yet").is_visible()
+    assert gear.get_by_text("Not synced yet").is_visible()
     assert gear.get_by_role("listitem").count() == 0
     assert_accessible()
 
@@ -66,7 +66,7 @@ def test_a_synchronisation_that_fails_says_why(
     strava.fail("athlete", "500", times=1)
     page.goto(f"{linked_site.url}/settings/integrations/")
     gear.get_by_role("button", name="Sync now").click()
-    gear.get_by_text("Your gear could not be synchronised.").wait_for()
+    gear.get_by_text("Your gear could not be synced.").wait_for()
     assert page.get_by_text("Strava could not be reached").count() == 1  # not on the card, too
     assert_accessible()
 

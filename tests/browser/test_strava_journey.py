@@ -96,7 +96,7 @@ def test_unticking_a_permission(alice, strava, site, page, assert_accessible):
     page.get_by_role("button", name="Authorize").click()
     arrive(page)
 
-    assert page.get_by_text("gear will not synchronise").first.is_visible()
+    assert page.get_by_text("gear will not sync").first.is_visible()
     assert row_of(alice).strava_scopes == ["read"]
     assert_accessible()
 

@@ -1,7 +1,7 @@
 """`make soak`: twenty minutes of mixed traffic with random faults and killed processes.
 
 Two dozen athletes press every button of a site that runs as in production, another program asks
-for tokens, and commands sweep, synchronise and turn keys, while both providers misbehave and
+for tokens, and commands sweep, sync and turn keys, while both providers misbehave and
 processes and database connections are killed. Afterwards every link has to be whole or to say
 that it needs a relink because the provider had spent or ended its token, and no lease, lock,
 sign-in or task may be stuck. Not part of the tests, because what it hits is chance; it prints

@@ -81,7 +81,7 @@ def kill_connections(rng: random.Random) -> int:
 def run_commands(
     fleet: Fleet, sandbox: Sandbox, tally: Tally, stop: threading.Event, rng: random.Random
 ) -> None:
-    """Sweeps, synchronisations and turns of the keys, one after another, some of them killed."""
+    """Sweeps, syncs and turns of the keys, one after another, some of them killed."""
     while not stop.wait(rng.uniform(0, 5)):
         seconds = rng.uniform(0.3, 3) if rng.random() < 0.3 else None
         match rng.choice(["refresh_strava_tokens", "sync_gear", "rotate_fernet_keys"]):

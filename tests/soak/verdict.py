@@ -18,7 +18,7 @@ from ..test_secrets import everything_stored
 from .fleet import KEYS, Fleet
 from .traffic import BIKES, Person, Tally
 
-# What counts as alive without a sign of life: the longest of leases, sign-ins and synchronisations.
+# What counts as alive without a sign of life: the longest of leases, sign-ins and syncs.
 QUIET = 75  # seconds
 
 
@@ -147,8 +147,8 @@ def find_stuck() -> dict[str, int]:
     found = {
         "Strava leases": rows.filter(strava_lease_until__gt=now).count(),
         "Garmin leases": rows.filter(garminconnect_lease_until__gt=now).count(),
-        "Strava synchronisations": rows.filter(strava_syncing_until__gt=now).count(),
-        "Garmin synchronisations": rows.filter(garminconnect_syncing_until__gt=now).count(),
+        "Strava syncs": rows.filter(strava_syncing_until__gt=now).count(),
+        "Garmin syncs": rows.filter(garminconnect_syncing_until__gt=now).count(),
         "push events not looked into": rows.filter(strava_check_due_at__lt=now).count(),
         "sign-ins": GarminConnectLogin.objects.filter(step_until__lte=now).count(),
         "passwords": GarminConnectLogin.objects.filter(password__isnull=False).count(),

@@ -21,7 +21,7 @@ def _key(text: str) -> Any:
 
 
 class Command(BaseCommand):
-    help = "Synchronise the gear of all who want it."
+    help = "Sync the gear of all who want it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--provider", choices=services.PROVIDERS, help="default: all")

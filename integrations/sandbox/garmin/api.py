@@ -1,7 +1,7 @@
-"""The calls of connectapi.garmin.com that a sign-in and a gear synchronisation make.
+"""The calls of connectapi.garmin.com that a sign-in and a gear sync make.
 
 Shapes as they are seen in the wild: Garmin documents none of them. Distances
-are metres. The two generations of gear endpoints call everything differently.
+are meters. The two generations of gear endpoints call everything differently.
 """
 
 from __future__ import annotations

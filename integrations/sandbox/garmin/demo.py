@@ -40,7 +40,7 @@ GEAR_TYPES = ("Bike", "Shoes", "Other")
 
 @dataclass
 class Gear:
-    """One piece of gear: distances in metres, dates as ISO days.
+    """One piece of gear: distances in meters, dates as ISO days.
 
     `type` is one of GEAR_TYPES, the only names that the older endpoint has:
     skis are "Other". `removed` gear is still listed, but its statistics are a 404. What is not

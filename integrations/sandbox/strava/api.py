@@ -1,4 +1,4 @@
-"""The two calls of Strava's API that a gear synchronisation makes.
+"""The two calls of Strava's API that a gear sync makes.
 
 Source: https://developers.strava.com/docs/reference/
 """

@@ -115,8 +115,8 @@ def _consent(
         case "cancel":
             answer["error"] = "access_denied"
         case "authorize":
-            ticked = {"read", *request.POST.getlist("scope")}
-            granted = ["read", *(name for name in asked if name in ticked and name != "read")]
+            checked = {"read", *request.POST.getlist("scope")}
+            granted = ["read", *(name for name in asked if name in checked and name != "read")]
             try:
                 athlete_id = int(parameter(request, "athlete_id", "Athlete"))
                 answer["code"] = strava.grant(athlete_id, app.client_id, ",".join(granted))

@@ -1,0 +1,270 @@
+"""The page answers where the athlete looks, without a script as well."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from django.urls import reverse
+
+from integrations import services
+from integrations.garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
+from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
+from integrations.sandbox.strava import ALICE, OTHER_CLIENT_SECRET
+from integrations.strava.forms import StravaClientForm
+
+from .conftest import begin, come_back, row_of
+
+PAGE = "/settings/integrations/"
+STRAVA, GARMIN = "/integrations/strava/", "/integrations/garminconnect/"
+PASTED = "0123456789abcdef0123456789abcdef01234567"  # as Strava's Client Secrets look
+
+
+class Page(HTMLParser):
+    """What of a page these tests ask for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.alerts, self.fields, self.title = text, [], {}, ""
+        self._card = self._tag = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self._tag = tag
+        self._card = attrs.get("data-provider", self._card)
+        if attrs.get("role") == "alert":
+            self.alerts.append((self._card, attrs["id"]))
+        if tag == "input" and attrs.get("type") != "hidden":
+            self.fields[attrs["name"]] = attrs
+
+    def handle_data(self, data):
+        if self._tag == "title":
+            self.title += data
+            self._tag = None
+
+
+def page_of(client):
+    return Page(client.get(PAGE).content.decode())
+
+
+FAILING = [
+    # URL, what is sent, the card, the field to blame, what comes back
+    (f"{STRAVA}connect/", {"client_id": "abc", "client_secret": "s"}, "client_id", "abc"),
+    (f"{STRAVA}connect/", {"client_id": PASTED, "client_secret": "s"}, "client_id", None),
+    (f"{STRAVA}connect/", {"client_id": "10002"}, "client_secret", "10002"),
+    (f"{STRAVA}connect/", {"client_secret": "s"}, "client_id", None),
+    (f"{STRAVA}connect/", {"client_id": "1", "client_secret": "två ord"}, "client_secret", "1"),
+    (f"{STRAVA}connect/", {"client_id": "1", "client_secret": "s" * 300}, "client_secret", "1"),
+    (f"{STRAVA}gear/sync/", {}, "", None),
+    (f"{GARMIN}connect/", {"email": "not-an-email", "password": "x"}, "email", "not-an-email"),
+    (f"{GARMIN}connect/", {"email": "a" * 257, "password": "x"}, "email", "a" * 257),
+    (f"{GARMIN}connect/", {"email": "a@example.com", "password": ""}, "password", "a@example.com"),
+    (f"{GARMIN}connect/", {"email": "a@example.com", "password": "x" * 257}, "password", None),
+    (f"{GARMIN}mfa/", {"code": "123456"}, "", None),
+    (f"{GARMIN}gear/sync/", {}, "", None),
+]
+
+
+@pytest.mark.parametrize(("url", "sent", "field", "back"), FAILING)
+def test_a_failing_post_is_told_in_its_card_at_its_field(alice_client, db, url, sent, field, back):
+    card = "strava" if url.startswith(STRAVA) else "garminconnect"
+
+    response = alice_client.post(url, sent)
+    assert (response.status_code, response["Location"]) == (302, PAGE)
+    page = page_of(alice_client)
+
+    assert page.alerts == [(card, f"{card}-error")]
+    assert page.title.startswith("Error: ")
+    invalid = {name for name, attrs in page.fields.items() if attrs.get("aria-invalid") == "true"}
+    assert invalid == ({field} if field else set())
+    for name in invalid:
+        assert f"{card}-error" in page.fields[name]["aria-describedby"].split()
+    values = {name: attrs.get("value") for name, attrs in page.fields.items()}
+    if back is not None:
+        assert back in (values.get("client_id"), values.get("email"))
+    for secret in ("client_secret", "password", "code"):
+        assert values.get(secret) is None
+    assert PASTED not in page.text
+    assert not re.search("maxlength|pattern=", page.text)  # nothing is cut without a word
+
+    again = page_of(alice_client)  # it was told
+    assert again.alerts == []
+    assert not again.title.startswith("Error")
+
+
+def test_a_fresh_error_replaces_a_stale_one(alice_client, garmin, strava):
+    alice_client.post(f"{GARMIN}connect/", {"email": GARMIN_ALICE, "password": "wrong"})
+    stale = page_of(alice_client)
+    assert stale.alerts == [("garminconnect", "garminconnect-error")]
+    assert "did not accept this e-mail and password" in stale.text
+    assert stale.fields["email"]["value"] == GARMIN_ALICE  # although only a worker knew
+
+    alice_client.post(f"{GARMIN}connect/", {"email": "not-an-email", "password": "x"})
+    fresh = page_of(alice_client)
+    assert len(fresh.alerts) == 1
+    assert "not an e-mail address" in fresh.text
+
+    come_back(alice_client, state=begin(alice_client)["state"], code=strava.grant(ALICE))
+    done = page_of(alice_client)
+    assert done.alerts == []  # after success there is none
+    assert not done.title.startswith("Error")
+
+
+def test_a_standing_notice_is_not_told_twice(alice, alice_client, linked, strava):
+    strava.revoke_grant(ALICE)
+    with pytest.raises(Exception, match="no longer accepts"):
+        services.refresh_strava_access_token(alice.pk)
+    assert page_of(alice_client).alerts == []  # it stands, and nobody was refused anything
+
+    alice_client.post(f"{STRAVA}gear/sync/")
+    page = page_of(alice_client)
+    assert page.alerts == [("strava", "strava-error")]
+    assert page.text.count("no longer accepts this connection") == 1
+    alice_client.post(f"{STRAVA}connect/", {"client_id": "abc", "client_secret": "s"})
+    both = page_of(alice_client)
+    assert len(both.alerts) == 1
+    assert both.text.count("no longer accepts this connection") == 1
+
+
+def test_a_missing_permission_is_told_once(alice_client, strava):
+    state = begin(alice_client)["state"]
+    come_back(alice_client, state=state, code=strava.grant(ALICE, scope="read"), scope="read")
+    page = page_of(alice_client)
+    assert page.alerts == []
+    assert page.text.count("See your full profile, with your bikes and shoes") == 1
+    assert page.text.count("bikes and shoes cannot be read") == 1
+
+    response = alice_client.post(f"{STRAVA}preferences/", {"sync_gear": "on"}, follow=True)
+    assert 'role="alert"' not in response.content.decode()  # it is saved, with a hint
+    assert "as soon as Strava has your permission" in response.content.decode()
+
+
+def test_what_went_wrong_for_one_is_not_told_to_another(alice, bob, client, db):
+    client.force_login(alice)
+    client.post(f"{GARMIN}connect/", {"email": "not-an-email", "password": "x"})
+    client.force_login(bob)
+    page = page_of(client)
+    assert page.alerts == []
+    assert "not-an-email" not in page.text
+
+
+def test_what_travels_ahead_is_sealed_and_nobody_can_make_it_up(alice_client, db):
+    alice_client.post(f"{GARMIN}connect/", {"email": "not-an-email", "password": "s3cret"})
+    for name in ("integrations_failure", "integrations_typed"):
+        cookie = alice_client.cookies[name]
+        assert cookie["httponly"]
+        assert cookie["path"] == PAGE
+        assert "not-an-email" not in cookie.value
+    for made_up in ("", "x", "ünfug", "gAAAAAB" + "x" * 100):
+        alice_client.cookies["integrations_failure"] = made_up
+        assert page_of(alice_client).alerts == []
+
+
+@pytest.mark.parametrize("provider", services.PROVIDERS)
+def test_disconnecting_asks_once_more_without_a_script(alice, alice_client, linked, provider):
+    services.link_garminconnect_account(alice.pk, None, {"di_token": "x"})
+    url = reverse(f"integrations:{provider}_disconnect")
+    assert f'href="{url}"' in alice_client.get(PAGE).content.decode()
+
+    page = alice_client.get(url)
+    assert page.status_code == 200
+    assert b"Yes, disconnect" in page.content
+    assert row_of(alice).is_linked(provider)
+    alice_client.post(url)
+    assert not row_of(alice).is_linked(provider)
+    assert alice_client.get(url)["Location"] == PAGE
+    again = alice_client.post(url, follow=True)  # what was wanted is so
+    assert 'role="alert"' not in again.content.decode()
+
+
+def test_buttons_of_the_two_cards_have_names_of_their_own(alice, alice_client, linked):
+    services.link_garminconnect_account(alice.pk, None, {"di_token": "x"})
+    text = alice_client.get(PAGE).content.decode()
+    names = re.findall(
+        r"<(?:button|summary|a class=\"button)[^>]*>(.*?)</(?:button|summary|a)>", text
+    )
+    names = [" ".join(re.sub(r"<[^>]+>", "", each).split()) for each in names]
+    cards = [each for each in names if each not in ("Yes, disconnect", "No, keep it")]
+    assert len(cards) > 6
+    assert len(set(cards)) == len(cards), cards
+
+
+def test_after_linking_gear_is_asked_about_at_once(alice, alice_client, linked, strava):
+    assert b"Do you want your bikes and shoes here, too?" in alice_client.get(PAGE).content
+    alice_client.post(f"{STRAVA}preferences/", {"sync_gear": "on"})
+    text = alice_client.get(PAGE).content.decode()
+    assert "Do you want your bikes" not in text
+    assert "4,217" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        ("123456", "123456"),
+        (" 123 456\n", "123456"),
+        ("123\u00a0456", "123456"),
+        ("123\u2011456", "123456"),
+        ("123–456", "123456"),
+        ("１２３４５６", "123456"),
+        ("١٢٣٤٥٦", "123456"),
+        ("\u200b123456\ufeff", "123456"),
+        ("12345a", None),
+        ("123", None),
+        ("12345678901", None),
+        ("", None),
+        ("—", None),
+    ],
+)
+def test_a_code_is_its_digits(typed, code):
+    form = GarminConnectMfaForm({"code": typed})
+    assert form.is_valid() == (code is not None)
+    assert form.cleaned_data.get("code") == code
+
+
+@pytest.mark.parametrize(
+    ("typed", "client_id"),
+    [
+        ("10002", "10002"),
+        (" 10002\r\n", "10002"),
+        ("１０００２", "10002"),
+        ("\u200b10002", "10002"),
+        ("10002x", None),
+        ("-1", None),
+        ("1 0002", None),
+        (PASTED, None),
+        ("1" * 21, None),
+    ],
+)
+def test_a_client_id_is_a_number(typed, client_id):
+    form = StravaClientForm({"client_id": typed, "client_secret": f" {OTHER_CLIENT_SECRET}\n"})
+    assert form.is_valid() == (client_id is not None)
+    assert form.cleaned_data.get("client_id") == client_id
+    if client_id:
+        assert form.cleaned_data["client_secret"] == OTHER_CLIENT_SECRET
+
+
+def test_an_address_is_trimmed_and_a_password_is_not():
+    form = GarminConnectLoginForm({"email": " a@example.com\n", "password": " p ss "})
+    assert form.is_valid()
+    assert form.cleaned_data["email"] == "a@example.com"
+    assert form.cleaned_data["password"] == " p ss "
+
+
+def test_the_history_says_why_a_sign_in_failed(alice, alice_client, garmin):
+    alice_client.post(f"{GARMIN}connect/", {"email": GARMIN_ALICE, "password": "wrong"})
+    text = alice_client.get(PAGE).content.decode()
+    assert "Connection history" in text
+    assert "Wrong e-mail or password" in text
+    assert re.search(r'<time datetime="[^"]+\+00:00" data-local>', text)
+
+
+def test_the_login_form_names_its_error_at_its_fields(client, db):
+    response = client.post("/accounts/login/", {"username": "nobody", "password": "wrong"})
+    page = Page(response.content.decode())
+    assert page.title.startswith("Error: ")
+    for name in ("username", "password"):
+        assert page.fields[name]["aria-invalid"] == "true"
+        assert "login-error" in page.fields[name]["aria-describedby"].split()
+    assert page.fields["username"]["value"] == "nobody"
