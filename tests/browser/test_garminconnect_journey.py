@@ -54,6 +54,7 @@ def test_signing_in_with_a_code_and_leaving(
     assert row_of(alice).garminconnect_status == LinkStatus.LINKED
 
     card.get_by_role("button", name="Disconnect").click()
+    page.get_by_role("dialog").get_by_role("button", name="Yes, disconnect").click()
     wait_for(page, "not_linked")
     assert page.get_by_text("the stored session is deleted").first.is_visible()
     assert complaints == []

@@ -27,7 +27,7 @@ def gear(page):
     return page.get_by_role("group", name="Strava Gear")
 
 
-def test_switching_gear_on_and_synchronising_again(
+def test_switching_gear_on_and_syncing_again(
     alice, strava, linked_site, page, gear, complaints, assert_accessible
 ):
     strava.athletes[ALICE].shoes[0]["retired"] = True
@@ -36,7 +36,7 @@ def test_switching_gear_on_and_synchronising_again(
     assert gear.get_by_role("listitem").count() == 0
     assert_accessible()
 
-    gear.get_by_role("switch", name="Keep my gear in step with Strava").focus()
+    gear.get_by_role("switch", name="Keep my gear in sync with Strava").focus()
     page.keyboard.press("Space")
     gear.get_by_text("4,217 km").wait_for()  # by itself
     assert gear.get_by_role("switch").is_checked()
@@ -60,19 +60,20 @@ def test_switching_gear_on_and_synchronising_again(
     assert complaints == []
 
 
-def test_a_synchronisation_that_fails_says_why(
+def test_a_sync_that_fails_says_why(
     alice, strava, linked_site, page, gear, complaints, assert_accessible
 ):
     strava.fail("athlete", "500", times=1)
     page.goto(f"{linked_site.url}/settings/integrations/")
     gear.get_by_role("button", name="Sync now").click()
-    gear.get_by_text("Your gear could not be synced.").wait_for()
-    assert page.get_by_text("Strava could not be reached").count() == 1  # not on the card, too
+    page.get_by_role("alert").get_by_text("Strava could not be reached").wait_for()
+    assert page.get_by_text("Strava could not be reached").count() == 1  # not with the gear, too
     assert_accessible()
 
     gear.get_by_role("button", name="Sync now").click()
     gear.get_by_text("Road bike").wait_for()
-    assert gear.get_by_text("could not be").count() == 0
+    assert page.get_by_role("alert").count() == 0
+    assert page.title().startswith("Your gear is synced.")
     assert complaints == []
 
 

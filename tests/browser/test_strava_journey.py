@@ -39,7 +39,7 @@ def log_in(page, site):
     page.goto(f"{site}/")
     page.get_by_label("Username").fill("alice")
     page.get_by_label("Password").fill("alice-demo")
-    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("button", name="Sign in").click()
     arrive(page)
 
 
@@ -67,13 +67,18 @@ def test_from_login_to_disconnect(alice, strava, site, page, complaints, assert_
     assert_accessible()
     assert row_of(alice).strava_status == LinkStatus.LINKED
 
-    page.get_by_role("button", name="Disconnect").click()
+    page.get_by_role("button", name="Disconnect Strava").click()
+    assert_accessible()
+    page.get_by_role("dialog").get_by_role("button", name="No, keep it").click()
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+    page.get_by_role("button", name="Disconnect Strava").press("Space")
+    page.get_by_role("dialog").get_by_role("button", name="Yes, disconnect").click()
     page.get_by_text("Strava is disconnected.").wait_for()
 
     assert status(page) == "not_linked"
     assert strava.counts()["access_tokens"] == 0
     assert_accessible()
-    page.get_by_role("button", name="Log out").click()
+    page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/accounts/login/")
     assert complaints == []
 
@@ -89,7 +94,7 @@ def test_saying_no_at_strava(strava, alice, site, page, complaints):
     assert complaints == []
 
 
-def test_unticking_a_permission(alice, strava, site, page, assert_accessible):
+def test_unchecking_a_permission(alice, strava, site, page, assert_accessible):
     log_in(page, site)
     connect(page)
     page.locator('input[type="checkbox"][value="profile:read_all"]').uncheck()
@@ -145,6 +150,9 @@ def test_everything_works_without_javascript_and_with_the_keyboard_alone(
     arrive(page)
     assert status(page) == "linked"
     press_until_focused("Disconnect")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Disconnect Strava?").wait_for()
+    press_until_focused("Yes, disconnect")
     page.keyboard.press("Enter")
     page.get_by_text("Strava is disconnected.").wait_for()
     assert status(page) == "not_linked"
