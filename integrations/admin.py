@@ -259,6 +259,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
                     "garminconnect",
                     "garminconnect_health",
                     "garminconnect_told",
+                    "garminconnect_login_error",
                     "garminconnect_is_cn",
                     "garminconnect_linked_at",
                     "garminconnect_refreshed_at",

@@ -42,6 +42,17 @@ def step(user):
     return GarminConnectLogin.objects.filter(user=user).values_list("step", flat=True).first()
 
 
+def test_a_workers_start_ends_what_nobody_has_come_for(alice, site):
+    """With nothing in the queue, and no clock and no web process that could look."""
+    services.begin_garminconnect_login(alice.pk, ALICE, PASSWORD)
+    GarminConnectLogin.objects.update(step_until=timezone.now() - timedelta(seconds=1))
+
+    site.worker()
+
+    wait_until(lambda: not GarminConnectLogin.objects.exists())
+    assert row_of(alice).garminconnect_login_error == "login_interrupted"
+
+
 def test_the_mfa_journey_over_three_web_processes_and_two_workers(
     alice, site, athlete, sandbox, garmin
 ):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from integrations import services
+from integrations.models import UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE, BJORN
 
@@ -95,4 +98,45 @@ def test_without_javascript_and_with_names_that_are_anything(
     gear = page.get_by_role("group", name="Strava Gear")
     gear.get_by_role("button", name="Sync now").click()
     gear.get_by_text("<b>Bold</b> & \"quoted\" 'bike'").wait_for()
+    context.close()
+
+
+def test_times_are_the_readers_and_paper_and_rtl_keep_what_is_told(
+    alice, strava, linked_site, browser, page
+):
+    services.sync_strava_gear(alice.pk)
+    moment = datetime(2026, 3, 1, 20, 30, tzinfo=UTC)
+    UsersIntegrations.objects.update(strava_synced_at=moment, strava_sync_gear=True)
+    context = browser.new_context(timezone_id="Asia/Kolkata", locale="en-US")
+    context.add_cookies(page.context.cookies())
+    page = context.new_page()
+    page.goto(f"{linked_site.url}/settings/integrations/")
+    gear = page.get_by_role("group", name="Strava Gear")
+
+    time = gear.locator("time").first
+    assert time.get_attribute("datetime") == "2026-03-01T20:30:00+00:00"
+    assert "Mar 2, 2026" in time.inner_text()  # it is 2 a.m. there
+
+    page.emulate_media(media="print")
+    for selector in (".icon-bike", "input[role=switch]"):
+        adjust = "getComputedStyle(e).printColorAdjust"
+        assert gear.locator(selector).first.evaluate(f"e => {adjust}") == "exact", selector
+    assert gear.get_by_role("switch").evaluate("e => getComputedStyle(e).display") != "none"
+
+    page.evaluate("document.documentElement.dir = 'rtl'")
+    left_of = """([first, second]) => {
+        const at = (text) => {
+            for (const node of document.querySelectorAll('#strava-gear bdi')) {
+                const start = node.firstChild.data.indexOf(text);
+                if (start < 0) continue;
+                const range = document.createRange();
+                range.setStart(node.firstChild, start);
+                range.setEnd(node.firstChild, start + text.length);
+                return range.getBoundingClientRect().left;
+            }
+        };
+        return at(first) < at(second);
+    }"""
+    assert page.evaluate(left_of, ["4,217", "km"])
+    assert page.evaluate(left_of, ["Canyonesque", "Endura"])
     context.close()
