@@ -37,7 +37,7 @@ from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD, hook
 from integrations.sandbox.strava import ALICE, CLIENT_SECRET
 
-from .conftest import begin, come_back, messages_of, row_of
+from .conftest import begin, come_back, messages_of, row_of, told_on
 from .test_strava_webhook import event, send
 
 JSON = {"accept": "application/json"}
@@ -919,9 +919,7 @@ def test_the_page_says_it_in_words(name, answer, world, trouble):
 
     assert (response.status_code, response["Location"]) == (302, reverse("integrations:settings"))
     page = world.client.get(reverse("integrations:settings"))
-    alert = page.context["alert"]
-    said = [str(message) for message in page.context["messages"]]
-    said += [alert.message] if alert else []
+    said = told_on(page)
     assert len(said) == 1
     assert not INTERNALS.search(said[0])
     error = page.context[operation.provider]["error"]
