@@ -12,14 +12,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from project.env import load
 
 try:
-    # gunicorn looks for these in the environment by itself, but knows of no `.env` and no _FILE.
+    # gunicorn looks for these in the environment by itself, but does not read `.env` or NAME_FILE.
     _environment = load()
     workers = _environment.number("WEB_CONCURRENCY", 1)
     forwarded_allow_ips = ",".join(
         _environment.networks("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
     )
-    # project.proxy reads the others, too. Here they would have to agree with this one in exactly
-    # these words, or gunicorn would refuse the request: "https,https" beside "on".
+    # project.proxy reads the other headers. If they were listed here, gunicorn would refuse a
+    # request in which they differ by a word, such as "https,https" beside "on".
     secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 except ImproperlyConfigured as exc:
     sys.exit(f"Configuration error: {exc}")
@@ -33,24 +33,24 @@ access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
 
 
 def on_starting(server):
-    """Keep secrets out of gunicorn's own log: an error that leaves the site shows its address."""
+    """Keep secrets out of gunicorn's own log: an uncaught error shows the request's URL."""
     from integrations.reporting import WithoutSecrets  # only now, because --chdir has been done
 
     server.log.error_log.addFilter(WithoutSecrets())
 
 
 def post_worker_init(worker):
-    """The site has read its sub-path; gunicorn would refuse every path that is not below it, such
-    as a probe's, or all of a proxy that takes it off.
+    """Drop the sub-path, which the site has read by now. With it, gunicorn would refuse every path
+    outside it: a probe's, and all from a proxy that strips it.
     """
     os.environ.pop("SCRIPT_NAME", None)
 
 
 def when_ready(server):
-    """Say what the system checks say, such as of a wrong key: gunicorn by itself runs none.
+    """Run the system checks, which gunicorn does not: they report a wrong key, for example.
 
-    Beside the start, which does not wait for them: with a wrong key every page opens all the
-    same, and /healthz/ answers 503.
+    The start does not wait for them: even with a wrong key every page opens, and /healthz/ answers
+    503.
     """
     command = [sys.executable, "manage.py", "check", "--database", "default"]
     subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 (nobody's input)

@@ -1,7 +1,7 @@
 """The admin for staff: what is linked and what needs help, and never a secret.
 
-Nothing here is editable, because no edit could do anything but break a link. What staff can do
-about one are the actions, which call services.
+Nothing here is editable, because an edit could only break a link. Staff help a link with the
+actions, which call services.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrati
 
 # Rows for one press of an action: within the time that a request has.
 AT_ONCE = 200
-NAMED = 20  # rows to be told of by name
+NAMED = 20  # rows that a message names
 
 
 def _health(status: LinkStatus, code: str) -> str:
@@ -93,14 +93,14 @@ class StravaExpiryFilter(admin.SimpleListFilter):
 
 
 class StoredValuesFilter(admin.SimpleListFilter):
-    """By the values that a column has. Which these are costs a look at every row, so they are
-    looked up once a minute at most, and not for each page."""
+    """By the values that a column has. Finding them reads every row, so that is done once a minute
+    at most, not for each page."""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         key = f"integrations:admin:{self.parameter_name}"
         try:
             values: Any = cache.get_or_set(key, self.values, 60)
-        except Exception:  # a cache that is down closes no page
+        except Exception:  # a cache that is down breaks no page
             values = self.values()
         return [(value, value.replace(",", ", ")) for value in values]
 
@@ -110,8 +110,8 @@ class StoredValuesFilter(admin.SimpleListFilter):
         return list(stored.values_list(column, flat=True).distinct()[:50])
 
     def has_output(self) -> bool:
-        # Django drops a filter that has nothing to offer, also where it is asked for: a list of
-        # those with an error that has healed would be a list of everybody.
+        # Django ignores a filter that has nothing to offer, even if the URL asks for it: once an
+        # error has healed, the list of those who have it would show everybody.
         return True
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -135,14 +135,14 @@ class StravaScopeFilter(StoredValuesFilter):
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """What stands here is somebody else's doing, to read and to search."""
+    """Rows that others write, to read and to search."""
 
     list_per_page = 100
     list_select_related: ClassVar[tuple[str, ...]] = ("user",)
     show_full_result_count = False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).select_related("user")  # whom a row's name tells
+        return super().get_queryset(request).select_related("user")  # a row's name shows the user
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -152,7 +152,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class GoesWithItsUser(ReadOnlyAdmin):
-    """What is deleted only along with its user, about whom Django asks here as well."""
+    """Rows that are deleted only with their user; Django asks for that permission here, too."""
 
     ordering: ClassVar[tuple[str, ...]] = ("-id",)
     actions = None
@@ -281,8 +281,8 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         return _user_search_fields()
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[UsersIntegrations]:
-        # A second lock on the door: what is never loaded can never be shown. Of the tokens
-        # only whether they are there is needed.
+        # A second lock on the door: what is never loaded can never be shown. Of the tokens, the
+        # page only needs to know whether they exist.
         rows: QuerySet[UsersIntegrations] = super().get_queryset(request)
         gear = Gear.objects.filter(user=OuterRef("user")).order_by().values("user")
         return rows.annotate(gear_count=Subquery(gear.values(count=Count("pk")))).defer(
@@ -307,7 +307,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, extra_context)
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        # Or the list could be asked, letter by letter, for a state that is still open.
+        # Otherwise a state that is still open could be guessed through the list, letter by letter.
         return not lookup.startswith("strava_state") and super().lookup_allowed(
             lookup, value, request
         )
@@ -361,7 +361,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("Athlete id"), ordering="strava_athlete_id")
     def strava_athlete(self, row: UsersIntegrations) -> str:
-        # Not as Django shows a number, with separators: it is a name.
+        # Without Django's separators for numbers: an id is a name.
         return "-" if row.strava_athlete_id is None else str(row.strava_athlete_id)
 
     @admin.display(description=_("Strava app"))
@@ -454,7 +454,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
     def _confirm(
         self, request: HttpRequest, queryset: QuerySet[UsersIntegrations], meaning: Any
     ) -> HttpResponse | None:
-        """Ask before what cannot be taken back; the answer comes as the same action, confirmed."""
+        """Ask before an action that cannot be undone; the answer is the same action, confirmed."""
         if self._are_too_many(request, queryset):
             return None
         action = request.POST["action"]
@@ -487,7 +487,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         summary: Callable[[int], str],
         trail: Any,
     ) -> None:
-        """Run a service for each row: one that fails is named and stops no other."""
+        """Run a service for each row; name those that fail, and go on with the others."""
         if self._are_too_many(request, queryset):
             return
         count, failed = 0, []

@@ -81,7 +81,7 @@ def check_base_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register
 def check_strava_scopes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Strava shows an athlete an error page for a scope that it does not know, and for none."""
+    """Strava shows the athlete an error page if a scope is unknown or none is asked for."""
     scopes = conf.strava_scopes()
     if scopes and SCOPES.keys() >= set(scopes):
         return []
@@ -154,7 +154,7 @@ def check_time_zone(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register
 def check_database(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Told by the engine's class: no connection is made."""
+    """Judge the database by the engine's class, without connecting to it."""
     vendor = connections[router.db_for_write(UsersIntegrations)].vendor
     if vendor in ("postgresql", "sqlite"):
         return []
@@ -173,7 +173,7 @@ def check_database(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register
 def check_task_backend(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """A password waits for a worker for less than a minute, if there is anybody to see to it."""
+    """A password waits for a worker for less than a minute, if a worker or the clock is running."""
     backend = task_backends[DEFAULT_TASK_BACKEND_ALIAS]
     if isinstance(backend, ImmediateBackend):
         words = "Tasks run in the web process, where signing in to Garmin takes up to a minute."

@@ -44,35 +44,35 @@ def strava_client() -> tuple[str, str] | None:
 
 
 def strava_webhook_verify_token() -> str:
-    """What Strava has to say in the handshake of a push subscription; "" where there is none."""
+    """The token that Strava repeats in a push subscription's handshake; "" where none is set."""
     return str(_get("STRAVA_WEBHOOK_VERIFY_TOKEN"))
 
 
 def base_url() -> str:
-    """The site's address as the world sees it, without a trailing slash; "" where requests say."""
+    """The site's public address, without a trailing slash; "" to take it from each request."""
     return str(_get("INTEGRATIONS_BASE_URL")).rstrip("/")
 
 
 def public_url(path: str, request: HttpRequest | None = None) -> str:
-    """Where the world finds a path that `reverse` gave: below INTEGRATIONS_BASE_URL, or else where
-    the request has found the site. With neither, the path alone.
+    """The public URL of a path from `reverse`: below INTEGRATIONS_BASE_URL, or else at the address
+    of the request. With neither, the path alone.
     """
     base = base_url()
     if not base:
         return request.build_absolute_uri(path) if request else path
-    if urlsplit(base).path:  # and so the sub-path, which `reverse` has put before the path
+    if urlsplit(base).path:  # then it has the sub-path that `reverse` added, too
         path = path.removeprefix(get_script_prefix().rstrip("/"))
     return base + path
 
 
 def trail_days() -> int:
-    """For how many days the trail of link events is kept."""
+    """How many days the trail of link events is kept."""
     return int(_get("INTEGRATIONS_TRAIL_DAYS"))
 
 
 def strava_scopes() -> list[str]:
-    """The scopes asked for at Strava, in the order of the setting: a list, or text in which
-    commas or spaces divide them."""
+    """The scopes asked for at Strava, in the order of the setting: a list, or text separated by
+    commas or spaces."""
     scopes = _get("STRAVA_SCOPES")
     text = scopes if isinstance(scopes, str) else ",".join(scopes)
     return list(dict.fromkeys(text.replace(",", " ").split()))

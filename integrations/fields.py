@@ -1,9 +1,9 @@
 """Encrypted model fields that decrypt nothing until a secret is really read.
 
-`fernet_fields` decrypts while a row is loaded: some 12 µs a value, and a crash of every page
-that touches the row once a key is lost. Here a loaded value stays sealed, and the attribute
-opens it when it is read. A sealed value is written back as it is, shows itself nowhere, and
-travels (pickle, dumpdata, caches) only as ciphertext.
+`fernet_fields` decrypts while a row is loaded: some 12 µs a value, and once a key is lost, every
+page that loads the row crashes. Here a loaded value stays sealed until its attribute is read. A
+sealed value is written back unchanged, is never displayed, and travels (pickle, dumpdata, caches)
+only as ciphertext.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def fernet() -> MultiFernet:
 
 
 class Sealed:
-    """A secret at rest: ciphertext, and no way to print what is in it."""
+    """A secret at rest: ciphertext that never prints its content."""
 
     __slots__ = ("ciphertext",)
 
@@ -55,7 +55,7 @@ class Sealed:
             raise SecretUnreadable from exc
 
     def is_readable(self) -> bool:
-        """Whether a key of FERNET_KEYS opens it, told by its signature: nothing is decrypted."""
+        """Whether a key of FERNET_KEYS opens it, judged by its signature without decrypting it."""
         try:
             fernet().extract_timestamp(self.ciphertext)
         except InvalidToken:
@@ -63,7 +63,7 @@ class Sealed:
         return True
 
     def resealed(self) -> Sealed | None:
-        """The same secret under the newest key; None where it is so already.
+        """The same secret under the newest key; None if it is under that key already.
 
         Raises SecretUnreadable if no key opens it.
         """
@@ -125,7 +125,7 @@ class EncryptedTextField(fernet_fields.EncryptedTextField):
         return str(value)
 
     def seal(self, value: Any) -> Any:
-        """What is stored for a value; None, expressions and sealed values pass as they are."""
+        """What is stored for a value; None, expressions and sealed values stay as they are."""
         if value is None or isinstance(value, Sealed) or hasattr(value, "as_sql"):
             return value
         return Sealed(fernet().encrypt(self.to_plaintext(value).encode()))
@@ -151,7 +151,7 @@ class EncryptedTextField(fernet_fields.EncryptedTextField):
         return value
 
     def value_from_object(self, obj: models.Model) -> Any:
-        # Serializers and model forms come this way: they get ciphertext, never a secret.
+        # Serializers and model forms call this: they get ciphertext, never a secret.
         with keep_sealed():
             return super().value_from_object(obj)
 
@@ -164,8 +164,8 @@ class EncryptedTextField(fernet_fields.EncryptedTextField):
 class SealedExact(models.Lookup):
     """`filter(field=sealed)`: is this ciphertext still the one that is stored?
 
-    No look-up by a secret, which Fernet's random IV rules out, but the compare of a
-    compare-and-swap. Any other value is refused, as fernet_fields refuses it.
+    This is the compare of a compare-and-swap. Fernet's random IV rules out a look-up by a secret,
+    so any other value is refused, as in fernet_fields.
     """
 
     lookup_name = "exact"
@@ -200,11 +200,11 @@ class KeepsSecretsSealed(models.Model):
             super().refresh_from_db(*args, **kwargs)
 
     def sealed(self, name: str) -> Sealed | None:
-        """An encrypted field as it is stored, without decrypting it."""
+        """Return an encrypted field as it is stored, without decrypting it."""
         with keep_sealed():
             value: Sealed | None = getattr(self, name)
             return value
 
     def has_secret(self, name: str) -> bool:
-        """Whether an encrypted field holds anything, told without decrypting it."""
+        """Whether an encrypted field holds anything, without decrypting it."""
         return self.sealed(name) is not None

@@ -7,13 +7,13 @@ from django import forms
 
 
 def plain(value: Any) -> str:
-    """What was pasted, without what nobody sees: wide digits made narrow, joiners and ends cut."""
+    """Pasted text cleaned up: wide digits made narrow, joiners and outer spaces removed."""
     text = unicodedata.normalize("NFKC", str(value or ""))
     return "".join(char for char in text if unicodedata.category(char) != "Cf").strip()
 
 
 class TypedField(forms.CharField):
-    """What people copy from a page or a mail, and get more along with than they see."""
+    """A field for text copied from a page or an e-mail, which may carry invisible characters."""
 
     def to_python(self, value: Any) -> str:
         return super().to_python(plain(value)) or ""
@@ -25,6 +25,6 @@ class PreferencesForm(forms.Form):
     sync_gear = forms.BooleanField(required=False)
 
     def clean_sync_gear(self) -> bool:
-        # Programs say it in words.
+        # Programs send it as a word.
         said = str(self.data.get("sync_gear", "")).strip().lower()
         return bool(self.cleaned_data["sync_gear"]) and said not in ("off", "no", "0")

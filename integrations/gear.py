@@ -1,4 +1,4 @@
-"""What the gear of every provider becomes."""
+"""The common form of every provider's gear."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .numbers import number
 BIKE, SHOES, OTHER = "bike", "shoes", "other"
 MAX_GEAR = 2000  # of one list
 
-_SEPARATORS = re.compile(r"[\t-\r\x1c-\x1f\x85]+")  # the control characters that part words
+_SEPARATORS = re.compile(r"[\t-\r\x1c-\x1f\x85]+")  # the control characters that separate words
 _UNWANTED = re.compile(
-    # The other control characters, half surrogate pairs, and what turns the direction of text.
+    # The other control characters, half surrogate pairs, and marks that set its direction.
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]"
 )
 _FLAGS = {"true": True, "1": True, "false": False, "0": False, "none": False}
@@ -26,8 +26,8 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False, "none": False}
 class GearItem:
     """One piece of gear as a provider lists it. Distance in meters.
 
-    None is what the provider has not said in a form that can be used: what was known of it stays.
-    `brand` and `model` are None where the provider has not been asked for them.
+    None means that the provider gave no usable value: the stored one stays. `brand` and `model` are
+    None where the provider has not been asked for them.
     """
 
     provider_gear_id: str
@@ -42,18 +42,18 @@ class GearItem:
 
 @dataclass(slots=True)
 class GearList:
-    """A provider's list, read entry by entry: an odd one must not cost the others."""
+    """A provider's list, read entry by entry: an odd entry must not lose the others."""
 
     items: list[GearItem] = field(default_factory=list)
     # How many entries were odd, by kind.
     odd: Counter[str] = field(default_factory=Counter)
-    # The kinds of which there may be more than could be read: what is missing may still be there.
+    # Kinds that may have more gear than could be read: missing gear may still exist.
     partial: set[str] = field(default_factory=set)
 
     def add(
         self, item: GearItem | None, kind: str | None, may_be: Iterable[str], odd: bool = False
     ) -> None:
-        """Take one entry; without an item, it `may_be` any gear of these kinds that is known."""
+        """Take one entry; without an item, it `may_be` any known gear of these kinds."""
         if item is None:
             self.partial.update(may_be)
         else:
@@ -64,34 +64,34 @@ class GearList:
 
 
 def gear_id(value: Any) -> str | None:
-    """An id, of letters, digits, _ and - as all that were ever seen; None for anything else.
+    """An id made of letters, digits, _ and -, as all known ids are; None for anything else.
 
-    It becomes part of an address, where a dot has a meaning of its own.
+    It becomes part of a URL, where a dot has a special meaning.
     """
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     return text if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else None
 
 
 def text(value: Any) -> str | None:
-    """A provider's text, "" where there is none; None for what is neither text nor a number."""
+    """A provider's text, "" if empty; None for anything but text or a number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     return clean_text(value) if isinstance(value, str | None) else None
 
 
 def meters(value: Any) -> int | None:
-    """A distance; None for what cannot be one."""
+    """A distance; None for a value that cannot be one."""
     distance = number(value)
     return round(distance) if distance is not None and 0 <= distance <= 1e12 else None
 
 
 def flag(value: Any) -> bool | None:
-    """Yes or no, which is no where nothing is said; None for what is neither."""
+    """True or false, false if the provider does not say; None for any other value."""
     return _FLAGS.get(str(value).lower()) if isinstance(value, str | int | None) else None
 
 
 def clean_text(value: str | None, length: int = 255) -> str:
-    """A provider's text as it can be stored and shown, and otherwise as its owner has typed it.
+    """A provider's text made safe to store and show, otherwise as its owner typed it.
 
     Joiners, marks and characters that this Python does not know are part of names.
     """
@@ -99,7 +99,7 @@ def clean_text(value: str | None, length: int = 255) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """As much of a text as fits, without half of a character that is made of several."""
+    """As much of a text as fits, without cutting a character that is made of several."""
     if len(text) <= length:
         return text
     end = length

@@ -1,4 +1,4 @@
-"""What has no provider's answer behind it."""
+"""Errors that do not come from a provider's answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class IntegrationsError(Exception):
 
     @property
     def has_own_words(self) -> bool:
-        """Whether it was raised with other words than those of its class."""
+        """Whether it was raised with words of its own instead of its class's."""
         return self._message is not self.default_message
 
     @property
@@ -107,7 +107,7 @@ class AccessDenied(IntegrationsError):
 
 
 class AthleteAlreadyLinked(IntegrationsError):
-    """The athlete is linked to another local user, about whom nothing more is said."""
+    """The athlete is linked to another local user, whom the error does not identify."""
 
     status_code = 409
     code = "athlete_already_linked"
@@ -173,9 +173,9 @@ class TaskQueueUnavailable(IntegrationsError):
 
 
 def error_by_code[Error: IntegrationsError](code: str, base: type[Error]) -> type[Error]:
-    """The class under `base` that stands for a stored error code; `base` for one that is gone."""
+    """The class under `base` for a stored error code; `base` if no class has that code now."""
     classes = [base]
-    for cls in classes:  # grows while it is walked
+    for cls in classes:  # the loop adds to it
         if cls.code == code:
             return cls
         classes.extend(cls.__subclasses__())

@@ -1,4 +1,4 @@
-"""What is Garmin's own."""
+"""Garmin's own errors."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TooManyAttempts(IntegrationsError):
 
 
 class GarminConnectError(ProviderError):
-    """What Garmin, or the way to it, may answer."""
+    """Garmin failed, or could not be reached."""
 
     default_message = _("Signing in to Garmin failed. Please try again later.")
 
@@ -113,7 +113,7 @@ class InvalidMfaCode(GarminConnectError):
 
 
 class TooManyMfaCodes(GarminConnectError):
-    """The code was wrong for the last time."""
+    """The code was wrong too many times."""
 
     status_code = 400
     code = "too_many_mfa_codes"
@@ -187,6 +187,6 @@ class SignInUnfinished(GarminConnectError):
 
 
 class InvalidSession(GarminConnectError, InvalidGrant):
-    """The session's refresh token is dead: the one answer of Garmin's that ends a link."""
+    """The session's refresh token is dead: Garmin's only answer that ends a link."""
 
     default_message = GarminConnectRelinkRequired.default_message

@@ -1,4 +1,4 @@
-"""What a provider, or the way to it, may answer; the words are for Strava."""
+"""Errors of a provider, or of the way to it; the words are for Strava."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .base import IntegrationsError
 class ProviderError(IntegrationsError):
     """A provider refused, failed or could not be reached.
 
-    `is_permanent` says that asking again with the same input cannot help, `retry_after` how
-    many seconds to wait before asking again, where that is known. `provider_status` is the
-    HTTP status that was answered, None where there was no answer.
+    `is_permanent` says that asking again with the same input cannot help. `retry_after` is how many
+    seconds to wait before asking again, where known. `provider_status` is the HTTP status of the
+    answer, None if there was none.
     """
 
     status_code = 502
@@ -54,9 +54,9 @@ class InvalidProviderReply(ProviderError):
 
 
 class RateLimited(ProviderError):
-    """Too many requests of this app (HTTP 429); `retry_after` tells when its window turns.
+    """Too many requests of this app (HTTP 429); `retry_after` says when the window ends.
 
-    `reads_only` says that the limit is one of reads from the API.
+    `reads_only` says that the limit covers only reads from the API.
     """
 
     status_code = 429
@@ -90,12 +90,12 @@ class InvalidGrant(ProviderError):
 
 
 class InvalidRefreshToken(InvalidGrant):
-    """The refresh token is dead: the one answer of Strava's that may end a link."""
+    """The refresh token is dead: Strava's only answer that may end a link."""
 
 
 class InvalidClient(ProviderError):
-    """The client id or secret is not accepted (RFC 6749, section 5.2): the app's fault,
-    never the athlete's link's."""
+    """The client id or secret is not accepted (RFC 6749, section 5.2): the app is at fault, not the
+    link."""
 
     status_code = 400
     code = "invalid_client"
@@ -107,7 +107,7 @@ class InvalidClient(ProviderError):
 
 
 class SubscriptionRefused(ProviderError):
-    """Strava does not make this push subscription."""
+    """Strava refused to create this push subscription."""
 
     status_code = 400
     code = "subscription_refused"
@@ -120,7 +120,7 @@ class SubscriptionRefused(ProviderError):
 
 
 class SiteClientRejected(InvalidClient):
-    """InvalidClient of the site's own app, about which the athlete can do nothing."""
+    """InvalidClient for the site's own app, which the athlete cannot fix."""
 
     default_message = _(
         "Strava does not accept this site’s own Strava app at the moment. It is not your fault, "
@@ -129,7 +129,7 @@ class SiteClientRejected(InvalidClient):
 
 
 class SiteClientChanged(SiteClientRejected):
-    """The site has another Strava app by now: a link is good for the one that it was made by."""
+    """The site has another Strava app now: a link works only with the app that made it."""
 
     code = "client_changed"
     default_message = _("This site now uses another Strava app. Reconnect Strava to go on.")
@@ -181,7 +181,7 @@ class ScopeMissing(ProviderError):
 
 
 class GearNotFound(ProviderError):
-    """The provider has no such gear (any more)."""
+    """The provider does not have this gear, or no longer has it."""
 
     status_code = 404
     code = "gear_not_found"

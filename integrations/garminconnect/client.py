@@ -1,4 +1,4 @@
-"""All talk with Garmin, through the garminconnect library, and its errors made ours.
+"""All requests to Garmin, through the garminconnect library; its errors become ours.
 
 The library is imported at first use: it is heavy, and most processes never need it.
 Source: https://github.com/cyberjunky/python-garminconnect
@@ -43,7 +43,7 @@ _TOKENS = ("di_token", "di_refresh_token", "di_client_id")
 
 @dataclass(frozen=True, slots=True)
 class MfaRequired:
-    """Garmin wants a code. The state is JSON, and worth a password: it holds session cookies."""
+    """Garmin wants a code. The state is JSON, as secret as a password: it has session cookies."""
 
     client_state: dict[str, Any] = field(repr=False)
 
@@ -57,14 +57,14 @@ class Session:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the access token expires, aware UTC; None where it does not say."""
+        """When the access token expires (aware UTC); None if it does not say."""
         return token_expiry(self.tokens)
 
 
 def token_expiry(tokens: dict[str, Any] | None) -> datetime | None:
     """The `exp` of a session's access token, a JWT whose signature only Garmin can check.
 
-    Clocks differ by hours, and `iat` tells for how long it was made: no longer than that from now.
+    Clocks may differ by hours, so it is at most the token's lifetime (`exp` - `iat`) from now.
     """
     try:
         payload = str((tokens or {})["di_token"]).split(".")[1]
@@ -82,8 +82,8 @@ def token_expiry(tokens: dict[str, Any] | None) -> datetime | None:
 def library() -> ModuleType:
     import garminconnect
 
-    # The library takes a session from this variable before it looks at a password, and would
-    # link every athlete to whoever's it is.
+    # The library prefers a session from this variable to a password, and would link every athlete
+    # to its owner.
     os.environ.pop("GARMINTOKENS", None)
     return garminconnect
 
@@ -93,8 +93,8 @@ def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
 
     Takes 2 to 5 seconds when all goes well, half a minute when Garmin's front refuses the first
     ways in. Raises InvalidCredentials, AccountLocked, CaptchaRequired, ActionRequired,
-    SignInUnfinished if Garmin has taken the password and then failed, or an error that says that
-    Garmin would not or could not look at it.
+    SignInUnfinished if Garmin accepted the password and then failed, or another error if Garmin did
+    not check the password.
     """
     garminconnect = library()
     client = garminconnect.Garmin(is_cn=is_cn).client
@@ -108,11 +108,11 @@ def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
 
 
 def answer_mfa(client_state: dict[str, Any], code: str, is_cn: bool) -> Session:
-    """Finish a sign-in with the code that Garmin sent, in whatever process it was begun.
+    """Finish a sign-in with Garmin's code, even if another process began it.
 
     Raises InvalidMfaCode, after which another code may be tried; LoginExpired, ActionRequired or
-    SignInUnfinished, after which the sign-in is over; or an error that says that Garmin could not
-    look at the code.
+    SignInUnfinished, after which the sign-in is over; or another error if Garmin did not check the
+    code.
     """
     garminconnect = library()
     client = garminconnect.Garmin(is_cn=is_cn).client
@@ -125,15 +125,15 @@ def answer_mfa(client_state: dict[str, Any], code: str, is_cn: bool) -> Session:
 
 
 def refresh(session: Session) -> Session:
-    """Trade a session's refresh token, which is dead at once, for a new session.
+    """Trade a session's refresh token for a new session; the old token dies at once.
 
-    Raises InvalidSession if Garmin no longer accepts it, or an error that says that asking
-    again later may help.
+    Raises InvalidSession if Garmin no longer accepts it, or another error if asking again later may
+    help.
     """
     garminconnect = library()
     client = garminconnect.Garmin(is_cn=session.is_cn).client
     _load(garminconnect, client, session)
-    # `_refresh_session` swallows its errors, and this tells in text alone what they were.
+    # `_refresh_session` swallows its errors; only this text says what they were.
     answers: list[Any] = []
 
     def recording(post: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,8 +154,8 @@ def refresh(session: Session) -> Session:
 def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmin:
     """A client of the library's with a session in it.
 
-    Where the library would refresh by itself, it calls `renew` with the session it has, and
-    goes on with the one that it gets: so a refresh token is never spent by two.
+    Instead of refreshing by itself, the library calls `renew` with its session and goes on with the
+    one that it gets. So two callers never spend the same refresh token.
     """
     garminconnect = library()
     garmin: Garmin = garminconnect.Garmin(is_cn=session.is_cn)
@@ -163,7 +163,7 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     _load(garminconnect, client, session)
     api_session: Any = getattr(client, "_api_session", None)
     if api_session is not None:
-        for scheme in ("https://", "http://"):  # the library bounds single reads only
+        for scheme in ("https://", "http://"):  # the library limits only single reads
             api_session.mount(scheme, DeadlineAdapter(pool_maxsize=20))
 
     def refresh_session() -> None:
@@ -172,7 +172,7 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
                 current = _session_of(client, session.is_cn)
                 _load(garminconnect, client, renew(current))
             except GarminConnectRelinkRequired as exc:
-                # The error that the library's users know for it.
+                # The error that users of the library expect.
                 raise garminconnect.GarminConnectAuthenticationError(str(exc)) from exc
 
     client._refresh_session = refresh_session
@@ -180,7 +180,7 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
 
 
 def _load(garminconnect: ModuleType, client: Any, session: Session) -> None:
-    """Put a session into the library's client. Raises InvalidSession if it takes it for none."""
+    """Put a session into the library's client. Raises InvalidSession if the library refuses it."""
     try:
         client.loads(json.dumps(session.tokens))
     except (
@@ -196,7 +196,7 @@ def _load(garminconnect: ModuleType, client: Any, session: Session) -> None:
 def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:
     """What an error of the library's means while a session is used."""
     cause: BaseException | None = exc
-    while cause is not None:  # ours, out of `renew`, wrapped by the library
+    while cause is not None:  # our error from `renew`, wrapped by the library
         if isinstance(cause, IntegrationsDatabaseError):
             raise cause
         if isinstance(cause, GarminConnectError):
@@ -209,7 +209,7 @@ def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectErr
     if isinstance(exc, garminconnect.GarminConnectTooManyRequestsError):
         error: GarminConnectError = GarminConnectRateLimited(provider_status=429, retry_after=3600)
     elif isinstance(exc, garminconnect.GarminConnectAuthenticationError):
-        # A 401 although the token endpoint has just renewed the session: so it is not dead.
+        # A 401 right after the token endpoint renewed the session: it is not dead.
         error = GarminConnectInvalidReply(provider_status=401)
     elif isinstance(exc, garminconnect.GarminConnectConnectionError):
         status = getattr(getattr(exc, "response", None), "status_code", None)
@@ -237,7 +237,7 @@ def _translate_refresh(answer: Any, exc: Exception) -> GarminConnectError:
 
 
 def _oauth_error(answer: Any) -> Any:
-    """The `error` of RFC 6749, section 5.2, where the answer has one."""
+    """The answer's `error` (RFC 6749, section 5.2), if it has one."""
     try:
         return answer.json()["error"]
     except (ValueError, KeyError, TypeError):
@@ -247,7 +247,7 @@ def _oauth_error(answer: Any) -> Any:
 def _session_of(client: Any, is_cn: bool) -> Session:
     """What the library would store. Raises GarminConnectInvalidReply if that is no session.
 
-    Without DI tokens it falls back to a web cookie, which cannot be stored nor refreshed.
+    Without DI tokens it falls back to a web cookie, which can be neither stored nor refreshed.
     """
     try:
         tokens = json.loads(client.dumps())

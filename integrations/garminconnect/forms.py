@@ -12,7 +12,7 @@ from ..forms import TypedField
 
 
 def _encodable(value: str) -> None:
-    """Refuse half of a surrogate pair, which some charsets smuggle in."""
+    """Refuse half a surrogate pair, which some charsets let through."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -22,7 +22,7 @@ def _encodable(value: str) -> None:
 
 
 class GarminConnectLoginForm(forms.Form):
-    """The athlete's Garmin login. The password is taken to the letter, spaces too."""
+    """The athlete's Garmin login. The password is taken exactly as typed, spaces included."""
 
     comes_back: tuple[str, ...] = ("email", "is_cn")
 
@@ -58,7 +58,7 @@ class GarminConnectLoginForm(forms.Form):
 
 
 class MfaCodeField(TypedField):
-    """A number, which people type with spaces or dashes in it, and with other people's digits."""
+    """A number, which people may type with spaces, dashes, or digits of other scripts."""
 
     def to_python(self, value: Any) -> str:
         return re.sub(

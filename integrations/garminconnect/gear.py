@@ -1,4 +1,4 @@
-"""Gear of a signed-in athlete, in the newer shape of Garmin's or the older one."""
+"""Gear of a signed-in athlete, in Garmin's newer shape or the older one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .client import library, translate_use
 if TYPE_CHECKING:
     from garminconnect import Garmin
 
-_PAGE = 20  # the default of Garmin's own page; a larger one might be cut short unseen
+_PAGE = 20  # the default of Garmin's own page; a larger one might be cut off silently
 _KINDS = {"bike": BIKE, "shoes": SHOES}
 _STATUSES = {"active": False, "retired": True}
 
@@ -24,11 +24,11 @@ _STATUSES = {"active": False, "retired": True}
 def fetch_gear(garmin: Garmin) -> GearList:
     """All gear of a signed-in athlete, retired gear too.
 
-    Raises InvalidSession if Garmin does not accept the session, renewed or not, or an error
-    that says that asking again later may help.
+    Raises InvalidSession if Garmin does not accept the session, renewed or not, or another error if
+    asking again later may help.
     """
     garminconnect = library()
-    garmin.retry_attempts = 0  # whoever asks has retries of their own
+    garmin.retry_attempts = 0  # callers retry by themselves
     every_kind = (BIKE, SHOES, OTHER)
     gear, statistics = GearList(), _Statistics(garmin)
     try:
@@ -53,7 +53,7 @@ def fetch_gear(garmin: Garmin) -> GearList:
 
 
 def fetch_units(garmin: Garmin) -> str:
-    """How the athlete wants distances: "metric" or "imperial"; "" where that cannot be told."""
+    """How the athlete wants distances: "metric" or "imperial"; "" if unknown."""
     try:
         system = garmin.get_user_profile()["userData"]["measurementSystem"]
     except Exception:
@@ -64,7 +64,7 @@ def fetch_units(garmin: Garmin) -> str:
 
 
 def fetch_name(garmin: Garmin) -> str:
-    """What the athlete is called; "" where Garmin does not say."""
+    """The athlete's name; "" where Garmin does not say."""
     try:
         name = garmin.connectapi("/userprofile-service/socialProfile")["fullName"]
     except Exception:
@@ -97,7 +97,7 @@ def _item(entry: dict[str, Any]) -> GearItem | None:
     if name == "":
         name = text(_first(entry, "customMakeModel"))
         if name == f"{brand} {model}".strip():
-            name = ""  # gear without a name is called by its make and model anyway
+            name = ""  # gear without a name is shown by its make and model anyway
     status = text(_first(entry, "gearStatus", "status", "gearStatusName"))
     return GearItem(
         provider_gear_id=uuid.replace("-", "").lower(),
@@ -120,22 +120,22 @@ def _kind(entry: dict[str, Any]) -> str | None:
 
 
 def _listed(entry: dict[str, Any], *names: str) -> str:
-    """A make or model; "" for Garmin's words for what it does not list."""
+    """A make or model; "" for the words with which Garmin marks an unlisted one."""
     found = text(_first(entry, *names)) or ""
     return "" if found.lower() == "other" or found.lower().startswith("unknown") else found
 
 
 class _Statistics:
-    """Where distances are that a list does not have: one request for each piece."""
+    """Ask for distances that a list does not have: one request for each piece."""
 
     def __init__(self, garmin: Garmin) -> None:
         self._garmin = garmin
         self._silent = False
 
     def of(self, item: GearItem) -> tuple[GearItem, bool]:
-        """A piece with its distance, where there is one to be had; and whether there was trouble.
+        """A piece with its distance if Garmin has one; and whether asking failed.
 
-        Trouble over one piece is its own. Where nobody answers, no more is asked.
+        An error over one piece stops no other. If Garmin does not answer, asking stops.
         """
         if self._silent:
             return item, False

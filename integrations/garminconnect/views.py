@@ -56,7 +56,7 @@ def connect(request: AthleteRequest) -> HttpResponse:
 @sensitive_post_parameters()
 @at_most(30)
 def mfa(request: AthleteRequest) -> HttpResponse:
-    """Answer Garmin's question for a code, by a worker too."""
+    """Answer Garmin's question for a code; a worker does this, too."""
     form = GarminConnectMfaForm(request.POST)
     try:
         require_valid(form)
@@ -89,7 +89,7 @@ def cancel(request: AthleteRequest) -> HttpResponse:
 @asking_first("garminconnect")
 @at_most(30)
 def disconnect(request: AthleteRequest) -> HttpResponse:
-    """Forget everything here, and say where the session itself is ended."""
+    """Forget everything here, and say where to end the session itself."""
     try:
         services.disconnect_garminconnect(request.user.pk)
     except GarminConnectNotLinked as exc:

@@ -1,8 +1,8 @@
-"""What becomes of a sign-in to Garmin, judged by where in the dance an answer came.
+"""The outcome of a sign-in to Garmin, judged by the step at which an answer came.
 
 The library raises one class for most causes: a ticket that could not be exchanged looks like a
-wrong password there, and a page that asks for a phone number like an outage. So every answer is
-looked at here, the moment it comes. A status and a verdict are kept, never a body.
+wrong password, and a page that asks for a phone number looks like an outage. So this module reads
+every answer as it comes. It keeps a status and a verdict, never a body.
 
 Source: garminconnect/client/sso.py and session.py of the library (0.3.20).
 """
@@ -33,13 +33,13 @@ from ..exceptions import (
 
 logger = logging.getLogger("integrations.garminconnect")
 
-# Past the widget, which is the last that a front may let pass, they take a minute more.
+# The widget is the last way that Garmin's front may let pass. These would only add a minute.
 _SKIPPED_WAYS = frozenset({"portal+cffi", "portal+requests"})
-# Seconds before the ticket is presented again, and for how long at most.
+# Seconds before the ticket is presented again, and the limit for all tries together.
 TICKET_PAUSES: tuple[float, ...] = (1, 4)
 _TICKET_PATIENCE = 20
 
-# By `responseStatus.type`. Any other is something that Garmin wants of the athlete first.
+# By `responseStatus.type`. Any other type means that Garmin wants something of the athlete first.
 _ERRORS: dict[str, type[GarminConnectError]] = {
     "INVALID_USERNAME_PASSWORD": InvalidCredentials,
     "ACCOUNT_LOCKED": AccountLocked,
@@ -50,7 +50,7 @@ _TYPE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
 
 _TITLE = re.compile(r"<title>\s*(.+?)\s*</title>", re.I | re.S)
 _MFA_METHOD = re.compile(r'\bmfaMethod\s*=\s*"[^"]')
-# What a title of the widget's says, in the words of `responseStatus.type`.
+# The `responseStatus.type` for a title of the widget.
 _TITLES = {
     re.compile(r"^success$"): "SUCCESSFUL",
     re.compile(r"\bmfa\b"): "MFA_REQUIRED",
@@ -61,7 +61,7 @@ _TITLES = {
         r"(invalid|incorrect) (sign|log).?in|(invalid|incorrect).*(password|credentials)"
     ): "INVALID_USERNAME_PASSWORD",
 }
-# Pages that are not the widget's, whatever status they come with, and the status that they mean.
+# Titles of pages that are not the widget's, and the status they mean, whatever status they have.
 _FOREIGN = {
     re.compile(r"bad gateway|service unavailable|maintenance|\b50[0234]\b"): 503,
     re.compile(r"cloudflare|just a moment|access denied"): 403,
@@ -69,29 +69,29 @@ _FOREIGN = {
 
 
 class Watch:
-    """Watches what a client of the library's is answered while it signs in, or brings a code.
+    """Watches the answers that a client of the library gets while it signs in or sends a code.
 
     It tries several ways in, one after the other, and goes on after "locked", "captcha", 429 and
-    a token that the API refuses: up to eleven times the same password, where five wrong ones lock
-    an account and another try after a 429 prolongs it. Here a password is sent no more once
-    Garmin's sign-in has answered it. Only a 403 is left to the library, because that is the front
-    turning away a client unseen.
+    a token that the API refuses: it may send the same password eleven times, though five wrong ones
+    lock an account and each try after a 429 prolongs it. Here a password is not sent again once
+    Garmin's sign-in has answered it. Only a 403 is left to the library: Garmin's front sends it
+    without checking the password.
     """
 
     def __init__(self, garminconnect: ModuleType, client: Any) -> None:
-        # The one error after which the library tries no other way.
+        # The only error after which the library tries no other way.
         self._stop = garminconnect.GarminConnectAuthenticationError
         self._is_code = False
         self._asked = False
         self._accepted = False
         self._verdict: GarminConnectError | None = None
-        # Of the newest answer, for want of a verdict and for the log.
+        # From the newest answer: for the log, and for when there is no verdict.
         self._status: int | None = None
         self._said = "-"
 
         client.skip_strategies = set(_SKIPPED_WAYS)
-        # A token that was issued is good, whatever the API says in its first seconds: the library
-        # would throw it away and start over. Whoever uses it next renews it on a 401.
+        # An issued token is good, even if the API refuses it in its first seconds: then the library
+        # would throw it away and start over. Its next user renews it on a 401.
         client.verify_login = False
         do_mobile_login, complete_mfa = client._do_mobile_login, client._complete_mfa
         client._do_mobile_login = lambda session, *login: do_mobile_login(
@@ -106,18 +106,18 @@ class Watch:
             complete_mfa(code)
 
         def establish(ticket: str, sess: Any = None, service_url: str | None = None) -> None:
-            # Not by a web cookie, the library's other way, which can be neither kept nor renewed.
+            # Not with a web cookie, the library's other way: it can be neither kept nor renewed.
             client._exchange_service_ticket(ticket, service_url=service_url)
 
         client._complete_mfa, client._establish_session = complete, establish
 
     def error(self) -> GarminConnectError:
-        """What it means that the library has failed."""
+        """The error that the library's failure stands for."""
         if self._accepted:
             error: GarminConnectError = SignInUnfinished(provider_status=self._status)
         elif self._verdict is not None:
             error = self._verdict
-        elif self._is_code and not self._asked:  # the state of the sign-in leads nowhere
+        elif self._is_code and not self._asked:  # Garmin was not reached with this state
             error = LoginExpired()
         else:
             error = _error_of(self._status)
@@ -128,7 +128,7 @@ class Watch:
         return error
 
     def _widget(self, package: ModuleType, client: Any) -> Callable[..., None]:
-        """The library's way in by the widget, which makes a session where nobody can reach it."""
+        """The library's way in by the widget, changed so that its local session is watched."""
 
         def session(**options: Any) -> Any:
             return self._watched(package.cffi_requests.Session(**options))
@@ -142,7 +142,7 @@ class Watch:
         return lambda *arguments: watched(client, *arguments)
 
     def _watched(self, session: Any) -> Any:
-        """A session whose answers are judged. None is begun after Garmin has said yes."""
+        """A session whose answers are judged. None is started once Garmin has accepted."""
         if self._accepted:
             raise self._stop("stopped")
         ask = session.request
@@ -152,7 +152,7 @@ class Watch:
                 raise self._stop("stopped")
             is_secret = method == "POST" and not self._accepted
             if is_secret and hasattr(session, "curl_options"):
-                # On a connection that was used before, libcurl itself sends a request again.
+                # On a reused connection, libcurl may send a request twice by itself.
                 from curl_cffi import CurlOpt
 
                 session.curl_options[CurlOpt.FRESH_CONNECT] = 1
@@ -173,7 +173,7 @@ class Watch:
         return session
 
     def _judge(self, answer: Any, *, is_page: bool) -> None:
-        """Take the answer to a password or a code for what it says."""
+        """Judge the answer to a password or a code."""
         kind = ""
         with suppress(Exception):  # what cannot be read says nothing
             self._status, kind = (_read_page if is_page else _read_json)(answer)
@@ -184,7 +184,7 @@ class Watch:
             self._conclude(InvalidMfaCode())
         elif kind:
             self._conclude(_ERRORS.get(kind, ActionRequired)(provider_status=self._status))
-        # Nobody has looked at it: another way in may be open, or the other address for a code.
+        # Garmin did not check it: another way in, or the other address for a code, may be open.
         elif self._status != 403 and not self._is_code:
             self._conclude(_error_of(self._status))
 
@@ -193,9 +193,9 @@ class Watch:
         raise self._stop("stopped")
 
     def _patient(self, post: Callable[..., Any]) -> Callable[..., Any]:
-        """Present a ticket again where it may not have been looked at: it needs no password.
+        """Present a ticket again if Garmin may not have checked it: this needs no password.
 
-        The library would go on to its next client, of which there are four.
+        The library would go on to the next of its four clients.
         """
 
         def token_post(*arguments: Any) -> Any:
@@ -219,7 +219,7 @@ class Watch:
 
 
 def _read_json(answer: Any) -> tuple[int, str]:
-    """The status that an answer means, and its `responseStatus.type`, "" without one."""
+    """The status that an answer means, and its `responseStatus.type` ("" if it has none)."""
     body = answer.json()
     status = 429 if _at(body, "error", "status-code") == "429" else int(answer.status_code)
     kind = _at(body, "responseStatus", "type")
@@ -251,7 +251,7 @@ def _read_page(answer: Any) -> tuple[int, str]:
 
 
 def _error_of(status: int | None) -> GarminConnectError:
-    """What a status alone means. An outage is only what has no answer."""
+    """What a status alone means. Only a missing answer is an outage."""
     if status in (403, 427, 429):
         return GarminConnectRateLimited(provider_status=status, retry_after=3600)
     if status is None or status >= 500:
