@@ -26,7 +26,7 @@ from .exceptions import InvalidProviderReply, ProviderError, ProviderUnavailable
 logger = logging.getLogger("integrations.http")
 
 CONNECT_TIMEOUT = 3  # seconds
-READ_TIMEOUT = 10  # seconds, for the whole answer: a byte a second must not hold a worker
+READ_TIMEOUT = 10  # seconds, for the whole answer: a slow drip must not hold a worker
 MAX_BODY = 1024 * 1024  # bytes; the largest honest answer is a few kilobytes
 
 
@@ -36,7 +36,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 class _Watch:
-    """One answer's time, from when it is waited for until it is whole."""
+    """The time limit of one answer, from the request's end until the answer is whole."""
 
     __slots__ = ("deadline", "late", "socket")
 
@@ -48,19 +48,19 @@ class _Watch:
     def hang_up(self) -> None:
         self.late = True
         plain = self.socket
-        while isinstance(plain, SSLTransport):  # TLS within that of a proxy
+        while isinstance(plain, SSLTransport):  # TLS inside a proxy's TLS
             plain = plain.socket
         with suppress(OSError):
-            # The plain socket's, for the reader has a TLS object in its hands.
+            # Shut the plain socket: the reader is using the TLS object.
             socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class _Watchdog:
     """Hangs up on whoever has not sent a whole answer in time.
 
-    A socket's timeout is for one read: a head, the size of a chunk, trailers or empty blocks of
-    gzip at a byte a second would never reach it, and hold a worker, and a token's lease, for hours.
-    One thread for all connections.
+    A socket's timeout is for one read. A head, a chunk size, trailers or empty gzip blocks that
+    come at a byte a second never reach it, and would hold a worker and a token's lease for hours.
+    One thread serves all connections.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Watchdog:
 
     @contextmanager
     def watch(self) -> Iterator[_Watch]:
-        """Watch over what this thread asks for within; from `begin` on."""
+        """Watch this thread's requests within the block, each from `begin` on."""
         watch = self._current.watch = _Watch()
         try:
             yield watch
@@ -104,7 +104,7 @@ class _Watchdog:
 
 
 class _Watched:
-    """A connection whose answers have the time that the watchdog gives them."""
+    """A connection whose answers are under the watchdog's time limit."""
 
     sock: Any
 
@@ -138,7 +138,7 @@ class TooLong(requests.RequestException):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Bounds a whole answer, in time and in size, where requests bounds each read of it."""
+    """Limits the time and size of a whole answer; requests limits only each read of it."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -151,12 +151,12 @@ class DeadlineAdapter(HTTPAdapter):
             response = super().send(request, stream=True, **kwargs)
             body = b""
             try:
-                # read1, because iter_content gives a slow body back only when it is whole.
+                # read1, because iter_content returns a slow body only once it is whole.
                 while chunk := response.raw.read1(8192, decode_content=True):
                     body += chunk
                     if len(body) > MAX_BODY:
                         raise TooLong
-                # Whether it was cut off, only its length or its last chunk can tell.
+                # Only its length or its last chunk shows whether it was cut off.
                 if watch.late and not response.raw.chunked:
                     raise requests.ReadTimeout
             except OSError:
@@ -171,11 +171,11 @@ class DeadlineAdapter(HTTPAdapter):
 
 
 _watchdog = _Watchdog()
-# One connection pool a process. No `requests.Session` around it: a session would keep one
+# One connection pool per process. No `requests.Session` around it: a session would keep one
 # athlete's cookies for the next one's request, follow redirects with credentials in hand, let a
 # ~/.netrc entry replace our Authorization header, and cost a sweep a fifth of its time.
 _adapter = DeadlineAdapter(pool_maxsize=64, max_retries=0)
-# What operators rely on in the environment besides proxies.
+# Variables that operators rely on besides those for proxies.
 _VERIFY = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 _HEADERS = {
     "Accept": "application/json",
@@ -195,7 +195,7 @@ os.register_at_fork(after_in_child=_forget_connections)
 
 @lru_cache(maxsize=16)
 def _proxies(origin: str) -> dict[str, str]:
-    """The proxy that the environment names for an origin, NO_PROXY considered."""
+    """The proxy that the environment names for an origin, respecting NO_PROXY."""
     return requests.utils.get_environ_proxies(origin)
 
 
@@ -214,12 +214,12 @@ class ProviderClient:
         data: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
     ) -> requests.Response:
-        """Ask once, never twice: a repeated refresh would present a token already spent.
+        """Ask once: a repeated refresh would send a token that is already spent.
 
         Redirects are not followed, because they would carry credentials to another host.
 
-        Raises ProviderUnavailable if no whole answer came in time, and what `error_for` makes
-        of a status of 300 or more.
+        Raises ProviderUnavailable if no whole answer came in time, and the error from `error_for`
+        for a status of 300 or more.
         """
         request = requests.PreparedRequest()
         request.prepare_method(method)
@@ -260,9 +260,9 @@ class ProviderClient:
         return InvalidProviderReply(provider_status=response.status_code)
 
     def _parse[Reply: BaseModel](self, model: type[Reply], response: requests.Response) -> Reply:
-        """Trust nothing: wrong types, missing fields and HTML are one InvalidProviderReply."""
+        """Trust nothing: wrong types, missing fields and HTML all raise InvalidProviderReply."""
         try:
-            # Python's own reader, which takes half a surrogate pair in a name for a character.
+            # Python's own parser, because it accepts half a surrogate pair in a name.
             return model.model_validate(json.loads(response.content))
         except (ValueError, RecursionError):  # pydantic's error is a ValueError as well
             event = {"event": f"{self.provider}.reply_unusable"}

@@ -1,12 +1,11 @@
-"""Metrics for Prometheus: what was asked of providers, and how links fare. No user in any label.
+"""Metrics for Prometheus: requests to providers and the health of links. No user in any label.
 
 Nothing is counted, and `prometheus_client` need not be installed, unless the setting PROMETHEUS
 is on. A host project serves `exposition()` from a view of its own.
 
-Each process counts for itself. Where several serve one site (gunicorn's, and the task workers),
-name one empty directory for all of a machine in PROMETHEUS_MULTIPROC_DIR before they start: then
-any of them answers with the sum. Gauges are read from the database, so they are the same
-wherever they are asked for.
+Each process counts for itself. Where several serve one site (gunicorn's, and the task workers), set
+PROMETHEUS_MULTIPROC_DIR to one empty directory per machine before they start: then any of them
+answers with the sum. Gauges are read from the database, so every process reports the same.
 
 Source: https://prometheus.github.io/client_python/multiprocess/
 """
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("integrations.metrics")
 
-# What a sweep looks for by default.
+# The default window of a sweep.
 DUE_WITHIN = timedelta(hours=1)
 
 _lock = threading.Lock()
@@ -81,7 +80,7 @@ def counts_failures[**P, R](
 
 
 def counts_refreshes[**P, R](refresh: Callable[P, R]) -> Callable[P, R]:
-    """Count what comes of a keeper's refresh, which returns None where it was superseded."""
+    """Count the outcome of a keeper's refresh, which returns None if it was superseded."""
 
     @wraps(refresh)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -100,7 +99,7 @@ def counts_refreshes[**P, R](refresh: Callable[P, R]) -> Callable[P, R]:
                 raise
             count_failure(provider, "refresh", cause.code)
             raise
-        except Error:  # what the provider has answered could not be stored
+        except Error:  # the provider's answer could not be stored
             count_refresh(provider, "failed")
             count_failure(provider, "refresh", IntegrationsDatabaseError.code)
             raise
@@ -116,7 +115,7 @@ def _count(name: str, *labels: str) -> None:
     try:
         _registry_and_counters()[1][name].labels(*labels).inc()
     except Exception as exc:
-        # A counter must never cost an athlete a token: a full disk is no reason to lose one.
+        # A counter that fails, such as on a full disk, must never lose an athlete's token.
         logger.warning(
             "not counted: %s", type(exc).__name__, extra={"event": "metrics.not_counted"}
         )
@@ -124,7 +123,7 @@ def _count(name: str, *labels: str) -> None:
 
 @cache
 def _own() -> tuple[CollectorRegistry, dict[str, Counter]]:
-    # Not sooner, because the client looks for PROMETHEUS_MULTIPROC_DIR when it is imported.
+    # Imported this late because the client reads PROMETHEUS_MULTIPROC_DIR on import.
     from prometheus_client import CollectorRegistry, Counter
 
     registry = CollectorRegistry()
@@ -145,7 +144,7 @@ def _own() -> tuple[CollectorRegistry, dict[str, Counter]]:
 
 
 def _registry_and_counters() -> tuple[CollectorRegistry, dict[str, Counter]]:
-    with _lock:  # or two threads at the very start would count in two registries
+    with _lock:  # otherwise two threads at the start could make two registries
         return _own()
 
 
@@ -170,13 +169,13 @@ def exposition(accept: str = "") -> tuple[bytes, str]:
 
 
 class DatabaseCollector:
-    """Gauges of what stands in the database, at two queries a scrape."""
+    """Gauges read from the database, at two queries per scrape."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
             found = [*_link_gauges(), *_queue_gauges()]
         except Error as exc:
-            # The counters are wanted most while the database is away.
+            # Counters must still be served while the database is down.
             logger.warning(
                 "no gauges: %s", type(exc).__name__, extra={"event": "metrics.database_failed"}
             )

@@ -38,7 +38,7 @@ def _conditions(linked: Q, alive: Q) -> dict[LinkStatus, Q]:
 
 
 # `UsersIntegrations.strava_status` and `garminconnect_status` as conditions of a query, which
-# cannot tell that a key was lost.
+# cannot see that a key was lost.
 LINK_CONDITIONS: dict[str, dict[LinkStatus, Q]] = {
     "strava": _conditions(
         linked=Q(strava_token__isnull=False), alive=Q(strava_relink_required_at__isnull=True)
@@ -51,7 +51,7 @@ LINK_CONDITIONS: dict[str, dict[LinkStatus, Q]] = {
 
 
 def _name_of(row: Any) -> str:
-    """Whose it is, by name where that is at hand: to tell it costs no query."""
+    """The owner, by name if the user is loaded already: this makes no query."""
     return str(row.user) if "user" in row._state.fields_cache else f"user {row.user_id}"
 
 
@@ -67,7 +67,7 @@ _LINK_SECRETS = {
 
 
 class UsersIntegrations(KeepsSecretsSealed):
-    """What one user has linked. One row a user; services are its only writers."""
+    """What one user has linked. One row per user; only services write it."""
 
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="users_integrations"
@@ -82,17 +82,17 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
     strava_sync_gear = models.BooleanField(_("gear sync"), default=False)
     strava_athlete_id = models.BigIntegerField(_("athlete id"), null=True, blank=True)
-    # What was granted, comma-separated as Strava sends it; never what was merely asked for. Empty
-    # where nothing was granted, null where nobody has said.
+    # What was granted, comma-separated as Strava sends it; never what was merely requested. Empty
+    # if nothing was granted, null if unknown.
     strava_scope = models.TextField(null=True, blank=True)  # noqa: DJ001
     strava_athlete_name = models.CharField(_("athlete"), max_length=255, blank=True, default="")
-    # The site's app that made the link: a refresh token is good for its own client only, so
-    # that an operator's typo in STRAVA_CLIENT_ID must not look like a dead link.
+    # The site's app that made the link. A refresh token works only with its own client, and a typo
+    # in STRAVA_CLIENT_ID must not look like a dead link.
     strava_site_client_id = models.CharField(max_length=255, blank=True, default="")
     strava_linked_at = models.DateTimeField(_("connected since"), null=True, blank=True)
 
-    # Strava: gear. `due_at` is when it is next synced, `syncing_until` how long one that
-    # is under way has the right to it.
+    # Strava: gear. `due_at` is the time of the next sync, `syncing_until` is when a running sync
+    # loses its claim.
     strava_units = models.CharField(max_length=16, choices=Units, blank=True, default="")
     strava_synced_at = models.DateTimeField(_("last synced"), null=True, blank=True)
     strava_sync_error = models.CharField(_("sync error"), max_length=64, blank=True, default="")
@@ -100,14 +100,14 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_sync_due_at = models.DateTimeField(_("next sync"), null=True, blank=True)
     strava_syncing_until = models.DateTimeField(null=True, blank=True)
 
-    # Strava: an authorization in progress. Its client waits apart until the exchange has
-    # succeeded, so that a failed or abandoned relink leaves a working link as it was.
+    # Strava: an authorization in progress. Its client is kept apart until the exchange succeeds, so
+    # a failed or abandoned reconnect leaves a working link as it was.
     strava_state = models.TextField(null=True, blank=True)  # noqa: DJ001 (the contract's null)
     strava_state_expires_at = models.DateTimeField(null=True, blank=True)
     strava_pending_client_id = EncryptedTextField(null=True, blank=True)
     strava_pending_client_secret = EncryptedTextField(null=True, blank=True)
-    # Browsers deliver a redirect twice. So digests are kept of the state that has made this link,
-    # and of the one whose code is being exchanged, until then.
+    # Browsers may deliver a redirect twice. So these keep digests of the state that made this link,
+    # and of the state whose code is being exchanged, until the time below.
     strava_spent_state = models.CharField(max_length=64, blank=True, default="")
     strava_exchanging_state = models.CharField(max_length=64, blank=True, default="")
     strava_exchanging_until = models.DateTimeField(null=True, blank=True)
@@ -120,12 +120,12 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_error = models.CharField(_("Strava error"), max_length=64, blank=True, default="")
     strava_failures = models.PositiveIntegerField(_("failures in a row"), default=0)
     strava_retry_at = models.DateTimeField(_("not tried again before"), null=True, blank=True)
-    # Set where this link ran into a rate limit of its app, for others of that app to know. The
-    # limit may be one of reads alone.
+    # Set when this link runs into its app's rate limit, so that the app's other links know. The
+    # limit may cover only reads.
     strava_limited_until = models.DateTimeField(null=True, blank=True)
     strava_limited_reads = models.BooleanField(default=False)
-    # A push event said that the link is revoked: when Strava is asked whether it is, unless a
-    # worker does so before, and until when the questions that are allowed are used up.
+    # After a push event says that the link is revoked: when to ask Strava if no worker has by then,
+    # and until when the allowed checks are used up.
     strava_check_due_at = models.DateTimeField(null=True, blank=True)
     strava_checks_until = models.DateTimeField(null=True, blank=True)
 
@@ -143,7 +143,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     garminconnect_athlete_name = models.CharField(
         _("athlete"), max_length=255, blank=True, default=""
     )
-    # Why the last sign-in came to nothing. It says nothing about the link that there is.
+    # Why the last sign-in failed. It says nothing about an existing link.
     garminconnect_login_error = models.CharField(
         _("sign-in error"), max_length=64, blank=True, default=""
     )
@@ -189,7 +189,7 @@ class UsersIntegrations(KeepsSecretsSealed):
             ),
         ]
         indexes: ClassVar = [
-            # What a sweep asks for: links that are alive, by expiry.
+            # For a sweep, which looks for live links by expiry.
             models.Index(
                 fields=["strava_token_expires_at"],
                 condition=Q(
@@ -255,9 +255,9 @@ class UsersIntegrations(KeepsSecretsSealed):
         return getattr(self, f"{provider}_relink_required_at") is not None
 
     def is_readable(self, provider: str) -> bool:
-        """Whether the keys there are open what is stored of a link; decrypts nothing.
+        """Whether the current keys can open a link's secrets; decrypts nothing.
 
-        What this instance was loaded without is not looked at.
+        Deferred fields are not checked.
         """
         loaded = (self.__dict__.get(name) for name in _LINK_SECRETS[provider])
         return all(each.is_readable() for each in loaded if isinstance(each, Sealed))
@@ -268,10 +268,10 @@ class UsersIntegrations(KeepsSecretsSealed):
 
 
 class GarminConnectLogin(KeepsSecretsSealed):
-    """A sign-in to Garmin under way; one a user, and gone with its end.
+    """A sign-in to Garmin under way; one per user, deleted when it ends.
 
-    The password, and later the code, wait here for the worker, encrypted, for less than a
-    minute, and are emptied by the very statement that lets the worker have them.
+    The password, and later the code, wait here for the worker, encrypted, for less than a minute.
+    The statement that hands them to the worker also empties them.
     """
 
     class Step(models.TextChoices):
@@ -286,14 +286,14 @@ class GarminConnectLogin(KeepsSecretsSealed):
         on_delete=models.CASCADE,
         related_name="integrations_garminconnect_login",
     )
-    # A new attempt replaces the one before: a worker that comes late finds another number here.
+    # A new attempt replaces the one before: a late worker finds another number here.
     attempt = models.UUIDField()
     step = models.CharField(max_length=16, choices=Step.choices)
     step_until = models.DateTimeField()
     is_cn = models.BooleanField(default=False)
     email = EncryptedTextField(null=True)
     password = EncryptedTextField(null=True)
-    # The library's state between password and code. It holds session cookies.
+    # The library's state between password and code, with session cookies.
     client_state = EncryptedJSONField(null=True)
     mfa_code = EncryptedTextField(null=True)
     mfa_until = models.DateTimeField(null=True)
@@ -308,10 +308,10 @@ class GarminConnectLogin(KeepsSecretsSealed):
 
 
 class GarminConnectAttempt(models.Model):
-    """That a password was sent to Garmin, for the limit that spares accounts a lock."""
+    """One password sent to Garmin, for the limit that keeps accounts from being locked."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
-    email_hash = models.CharField(max_length=64)  # keyed, so that it tells nobody the address
+    email_hash = models.CharField(max_length=64)  # keyed, so it does not reveal the address
     at = models.DateTimeField()
 
     class Meta:
@@ -353,8 +353,8 @@ class Gear(models.Model):
     primary = models.BooleanField(default=False)
     retired = models.BooleanField(default=False)
     first_seen_at = models.DateTimeField()
-    # Null while the provider lists it: then it was seen at the link's last sync,
-    # and a sync that finds nothing new has nothing to write here.
+    # Null while the provider lists it: it was seen at the link's last sync, so a sync that finds
+    # nothing new writes nothing here.
     last_seen_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -373,7 +373,7 @@ class Gear(models.Model):
 
 
 class FernetCanary(KeepsSecretsSealed):
-    """One encrypted row that says nothing: a wrong FERNET_KEYS is noticed by it at start."""
+    """One encrypted row without content, by which a wrong FERNET_KEYS is noticed at start."""
 
     value = EncryptedTextField()
 

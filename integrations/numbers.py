@@ -7,7 +7,7 @@ from typing import Any
 
 
 def number(value: Any) -> float | None:
-    """The number that is meant, which may come as text; None for what is none, and for a flag."""
+    """A number, which may come as text; None for anything else, including a bool."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What happens by itself: a deleted link's end, and the key canary with a migration."""
+"""Receivers: end deleted links, settle dead sign-ins, and plant the key canary on migration."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def plant_fernet_canary(sender: AppConfig, using: str, **kwargs: Any) -> None:
 
 @receiver(connection_created)
 def forget_what_is_over(connection: Any, **kwargs: Any) -> None:
-    """At a process's first connection, and so at a worker's start, end what nobody has come for.
+    """End abandoned sign-ins at a process's first connection, and so at a worker's start.
 
-    Where no clock runs, a password that its worker did not live to take would stay otherwise.
+    Without this, and where no clock runs, a password would stay if its worker died.
     """
     global _has_looked
     if _has_looked or connection.alias != router.db_for_write(GarminConnectLogin):
         return
     _has_looked = True
-    # Not by the services, which close a connection that fails: this one is somebody's already.
+    # Without the services' wrapper, which closes a failed connection: this one is in use already.
     with suppress(DatabaseError, InterfaceError):
         if GarminConnectLogin._meta.db_table in connection.introspection.table_names():
             garminconnect_login.settle_dead_logins()
@@ -47,22 +47,22 @@ _has_looked = False
 def end_links_on_delete(
     instance: UsersIntegrations, using: str, origin: Any = None, **kwargs: Any
 ) -> None:
-    """Leave what a disconnect leaves, where a row is deleted with its user or, by staff, alone."""
-    # First, as a sign-in that comes to its end does, or the two could lock each other out.
+    """Do what a disconnect does when a row is deleted, with its user or by staff alone."""
+    # First, in the same order as a sign-in that ends, or the two could deadlock.
     GarminConnectLogin.objects.using(using).filter(user_id=instance.user_id).delete()
-    # Read anew and held: the instance at hand may be older than the last rotation, or lack the
-    # tokens, and a refresh in this moment would put a pair there that nobody revokes.
+    # Read again and lock the row: the given instance may predate the last rotation or lack the
+    # tokens, and a refresh at this moment would store a pair that nobody revokes.
     row = UsersIntegrations.objects.using(using).select_for_update().filter(pk=instance.pk).first()
     if row is None:
         return
     if row.is_linked("strava"):
-        # After commit: a deletion that is rolled back must not end the link, and no provider is
-        # asked within a transaction. Until then the row holds the tokens sealed.
+        # After commit: a rolled-back deletion must not end the link, and no provider is asked
+        # within a transaction. Until then this instance holds the sealed tokens.
         transaction.on_commit(lambda: strava.revoke_row(row), using=using, robust=True)
     Gear.objects.using(using).filter(user_id=row.user_id).delete()
     for provider in Gear.Provider.values:
         if row.is_linked(provider):
             _rows.send_after_commit(account_unlinked, row.user_id, provider)
-            # A user who is deleted takes the trail along.
+            # Deleting a user deletes the trail, too.
             if UsersIntegrations in (type(origin), getattr(origin, "model", None)):
                 _trail.note(row.user_id, provider, LinkEvent.Event.UNLINKED, "deleted")

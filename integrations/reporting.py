@@ -1,4 +1,4 @@
-"""Keep secrets out of what Django tells about errors and requests."""
+"""Keep secrets out of what Django reports about errors and requests."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from django.http import HttpRequest
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
-# From the first frame of one of these inwards, local variables may hold a secret under any name.
+# From the first frame of one of these inward, local variables may hold a secret under any name.
 _PRIVATE_MODULES = ("integrations.",)
 _QUERY = re.compile(r"\?[^\s\"']*")
 
 
 class SecretsExceptionReporterFilter(SafeExceptionReporterFilter):
-    """Hides form data and the variables of this app's frames, and all that those called.
+    """Hides form data, and the variables of this app's frames and of all that they call.
 
-    Unlike Django's it does so under DEBUG too: a developer's screen, or a crash page pasted
-    into a bug report, is no place for an athlete's token.
+    Unlike Django's filter it does so under DEBUG, too: a crash page may be pasted into a bug
+    report, and an athlete's token must not be in it.
     """
 
     def is_active(self, request: HttpRequest | None) -> bool:
@@ -36,7 +36,7 @@ class SecretsExceptionReporterFilter(SafeExceptionReporterFilter):
         }
 
     def cleanse_setting(self, key: Any, value: Any) -> Any:
-        # Addresses of brokers and caches have passwords in them.
+        # URLs of brokers and caches may have passwords in them.
         cleansed = super().cleanse_setting(key, value)
         return redact(cleansed) if isinstance(cleansed, str) else cleansed
 
@@ -61,7 +61,7 @@ class SecretsExceptionReporterFilter(SafeExceptionReporterFilter):
 
 
 class SecretsExceptionReporter(ExceptionReporter):
-    """Django's crash page and error mail by that filter, and without the query of the address."""
+    """Django's crash page and error mail with that filter, and without the URL's query."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,7 +84,7 @@ class SecretsExceptionReporter(ExceptionReporter):
 
 
 class WithoutQuery(logging.Filter):
-    """Cuts the query off addresses in a log line: an OAuth callback carries its code there."""
+    """Cuts the query off URLs in a log line: an OAuth callback carries its code there."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name.startswith("django.") and isinstance(record.args, tuple):
@@ -95,22 +95,22 @@ class WithoutQuery(logging.Filter):
 
 
 class WithEvent(logging.Filter):
-    """Gives every record the name of what happened, `event`; other people's have their logger's."""
+    """Gives every record an `event`, which is its logger's name for records of other code."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.event = getattr(record, "event", record.name)
         return True
 
 
-# Every repetition is possessive or bounded, so that a hostile message costs what its length costs.
+# Every repetition is possessive or bounded, so a hostile message takes time linear in its length.
 _LIKELY = r"(?: (?=[\w.~+/-]{0,99}?\d) [\w.~+/-]{6,}+ | [\w.~+/-]{24,}+ )"
 # What ends the name of a secret, such as di_token, csrfmiddlewaretoken or CELERY_PASSWORDS.
 _NAMES = r"""(?i:token|secret|secret_key|password|passwd|passcode|pwd|mfa_code|ticket|authorization
     |cookie|session_?id|client_state|api_?key|fernet_key|verif(?:y|ication)_?code)(?i:s)?"""
 # Within another string it is escaped, perhaps more than once.
 _QUOTE = r"""\\{0,8}+["']"""
-# What may stand before something that is recognized by its shape: no letter and no digit, but for
-# those of an escaped character.
+# What may precede a secret that is recognized by its shape: no letter or digit, unless it belongs
+# to an escaped character.
 _START = r"(?:(?<![0-9A-Za-z])|(?<=%[0-9a-fA-F]{2})|(?<=\\[nrt]))"
 _SECRETS = re.compile(
     rf"""
@@ -195,10 +195,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def redact(text: str) -> str:
-    """Text without anything that has the shape of a secret; the same object where it has none."""
+    """Text without anything shaped like a secret; the same object if it has none."""
     lowered = text.lower()
     if not any(sign in lowered for sign in _SIGNS) and _HEX.search(text) is None:
-        return text  # nearly always, and some twenty times as fast
+        return text  # nearly always, and about twenty times as fast
     if _SECRETS.search(text) is None:
         return text
     return _SECRETS.sub(
@@ -214,7 +214,7 @@ def redact(text: str) -> str:
 
 
 def _redacted_parts(record: logging.LogRecord) -> str:
-    """What can be told of a record whose message and arguments do not go together."""
+    """The message of a record whose format and arguments do not match."""
     try:
         return redact(f"{record.msg} {record.args!r}")
     except Exception:
@@ -222,7 +222,7 @@ def _redacted_parts(record: logging.LogRecord) -> str:
 
 
 def _is_plain(value: Any, depth: int = 20) -> bool:
-    """Whether a value is JSON as it stands, and no deeper than anything that is meant for a log."""
+    """Whether a value is JSON already, and no deeper than a log needs."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):
@@ -233,8 +233,8 @@ def _is_plain(value: Any, depth: int = 20) -> bool:
 class WithoutSecrets(logging.Filter):
     """The last net: takes what looks like a secret out of messages, arguments and tracebacks.
 
-    No secret is meant to come this far. What other handlers get is left as it was, and so is a
-    record with nothing to hide.
+    No secret should come this far. Other handlers get the record unchanged, and a record with
+    nothing to hide stays as it is.
     """
 
     def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
@@ -242,13 +242,13 @@ class WithoutSecrets(logging.Filter):
         try:
             message = record.getMessage()
         except Exception:
-            # Logging itself would print the arguments, as they are, in its report of the error.
+            # Otherwise logging would print the raw arguments in its report of the error.
             changes = {"msg": _redacted_parts(record), "args": None}
         else:
             if (redacted := redact(message)) is not message:
                 changes = {"msg": redacted, "args": None}
         if record.exc_info and not record.exc_text:
-            # Formatted here once; a formatter takes the text that it finds.
+            # Formatted here once; a formatter uses text that is there already.
             changes |= {
                 "exc_info": None,
                 "exc_text": redact(_FORMATTER.formatException(record.exc_info)),
@@ -260,7 +260,7 @@ class WithoutSecrets(logging.Filter):
         for name, value in vars(record).items():
             if name in _STANDARD or value is None or isinstance(value, bool | int | float):
                 continue
-            # A JSON line has these, too, and takes objects apart that hide fields in their repr.
+            # A JSON line includes these, too, and shows fields that an object's repr hides.
             if _SECRET_NAME.search(name):
                 changes[name] = REDACTED
                 continue

@@ -35,7 +35,7 @@ class UsersIntegrationsBase(BaseModel):
 
 
 class UsersIntegrationsCreate(UsersIntegrationsBase):
-    """What a new row starts with."""
+    """The fields of a new row."""
 
 
 class UsersIntegrationsUpdate(UsersIntegrationsBase):

@@ -1,4 +1,4 @@
-"""How a command tells how far it is."""
+"""How a command reports its progress."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ REPORT_EVERY = 5  # seconds, where there is no terminal
 
 @contextmanager
 def progress(unit: str, say: Callable[[str], object]) -> Iterator[Callable[[int, int, str], None]]:
-    """Yields what to call with how much is done, of how much, and with that in words.
+    """Yield a function to call with the number done, the total, and both in words.
 
-    On a terminal it draws a bar. Elsewhere it says the words every few seconds.
+    On a terminal it draws a bar. Elsewhere it prints the words every few seconds.
     """
     if not sys.stderr.isatty():
         said = time.monotonic()

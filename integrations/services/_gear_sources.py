@@ -1,4 +1,4 @@
-"""Where gear comes from: each provider asked, and its answer made the same."""
+"""Where gear comes from: ask each provider, and bring its answer into one form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Fetched:
     gear: GearList
     units: str
     athlete_name: str
-    # Brand and model of gear that is new or renamed, where they cost a request each.
+    # Looks up brand and model of gear that is new or renamed, at one request for each piece.
     details: Callable[[GearItem], GearItem] = lambda item: item
 
 
@@ -47,7 +47,7 @@ def fetch_from_strava(row: UsersIntegrations) -> Fetched:
     try:
         profile = client.get_athlete(token)
     except TokenRejected:
-        # Revoked, or rotated by another: the token endpoint tells which.
+        # Revoked, or rotated by another: the token endpoint knows which.
         token = keeper.obtain(row.user_id, replacing=token)
         profile = client.get_athlete(token)
     if row.strava_athlete_id is None:
@@ -65,7 +65,7 @@ def fetch_from_strava(row: UsersIntegrations) -> Fetched:
         except (RateLimited, ProviderUnavailable, TokenRejected) as exc:
             if exc.provider_status == 500:
                 raise  # over this piece
-            # It concerns the other gear as well, and refused requests count.
+            # It would hit the other gear, too, and refused requests count.
             _rows.note_limit(row.user_id, "strava", exc)
             stopped.append(exc)
             raise
@@ -83,7 +83,7 @@ def fetch_from_garminconnect(row: UsersIntegrations) -> Fetched:
     garmin = get_garminconnect_client(row.user_id)
     try:
         gear = fetch_gear(garmin)
-    except InvalidSession as exc:  # out of the keeper, which has noted it where it is true
+    except InvalidSession as exc:  # from the keeper, which has noted it if it is true
         raise GarminConnectRelinkRequired from exc
     return Fetched(
         gear=gear,

@@ -13,8 +13,8 @@ from django.db import connections
 def run_parallel[Item](items: Iterable[Item], work: Callable[[Item], Any], workers: int) -> None:
     """Call `work` for each item in `workers` threads, and return when all are done.
 
-    `items` is drawn from in this thread, no further ahead than the workers are busy. `work`
-    must not raise; where it does all the same, the first exception comes up here, at the end.
+    This thread reads `items`, only as fast as the workers take them. `work` must not raise; if it
+    does, the first exception is raised here at the end.
     """
     waiting: queue.Queue[Item | None] = queue.Queue(maxsize=workers)
     failures: list[BaseException] = []

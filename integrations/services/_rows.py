@@ -1,4 +1,4 @@
-"""How services reach rows: one statement where one will do, and errors with a name."""
+"""How services reach rows: in one statement if possible, and with named errors."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ TOKENS = _STRAVA_TOKENS | _GARMINCONNECT_TOKENS
 
 
 def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
-    """Let a database failure surface as IntegrationsDatabaseError, without its internals."""
+    """Raise a database failure as IntegrationsDatabaseError, without its internals."""
 
     @wraps(service)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return service(*args, **kwargs)
         except (DatabaseError, InterfaceError) as exc:
-            # Whoever goes on after the error should not meet the same dead connection: a page that
-            # saves its session, or a task worker, which would otherwise die of noting it.
+            # Code that runs after the error must not get the same dead connection: a page that
+            # saves its session, or a task worker, which would die while recording the error.
             close_dead_connection()
             raise IntegrationsDatabaseError from exc
 
@@ -49,7 +49,7 @@ def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
 def close_dead_connection() -> None:
     """Let the next statement open a new connection, if this one is lost outside a transaction."""
     connection = connections[router.db_for_write(UsersIntegrations)]
-    # Django would close a good one, too, if it finds it amid a transaction.
+    # Django would close a good one, too, in the middle of a transaction.
     if not connection.in_atomic_block and connection.autocommit:
         connection.close_if_unusable_or_obsolete()
 
@@ -62,9 +62,9 @@ def atomic() -> AbstractContextManager[None]:
 def require_autocommit() -> None:
     """Refuse to go on inside a transaction.
 
-    Asking a provider in one would hold locks meanwhile, and a rollback would undo the write of
-    a token that the provider has already rotated: the link would be lost. Test cases, which
-    wrap each test in a transaction, pass, as they do for Django's `atomic(durable=True)`.
+    Asking a provider inside one would hold locks, and a rollback would undo the write of a token
+    that the provider has already rotated: the link would be lost. Test cases, which wrap each test
+    in a transaction, pass, as they do for Django's `atomic(durable=True)`.
     """
     connection = transaction.get_connection(router.db_for_write(UsersIntegrations))
     if connection.in_atomic_block:
@@ -90,7 +90,7 @@ def get_row(user_id: int) -> UsersIntegrations:
 
 
 def lock_row(user_id: int) -> UsersIntegrations:
-    """The row as it is, and stays until the transaction's end; for use within atomic().
+    """The row, locked until the transaction ends; for use within atomic().
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
@@ -101,7 +101,7 @@ def lock_row(user_id: int) -> UsersIntegrations:
 
 
 def ensure_row(user_id: int) -> None:
-    """Make the user's row where there is none; harmless however many do it at once."""
+    """Make the user's row if there is none; safe if several do it at once."""
     if not UsersIntegrations.objects.filter(user_id=user_id).exists():
         UsersIntegrations.objects.bulk_create(
             [UsersIntegrations(user_id=user_id)], ignore_conflicts=True
@@ -120,15 +120,15 @@ def update(user_id: int, **columns: Any) -> None:
 def take_due(
     due: Any, column: str, put_off: timedelta, limit: int, **columns: Any
 ) -> tuple[list[int], datetime]:
-    """Up to `limit` user ids of the rows that are `due` by a column, each for one caller only.
+    """Take up to `limit` user ids of the rows that are `due` by a column, each for one caller only.
 
-    They are put off for so long, to the moment that is also returned: that is what whoever took
-    them has, to set the column anew. `columns` are written along.
+    The rows are put off by `put_off`, to the moment that is also returned. Until then the caller
+    has time to set the column. `columns` are written, too.
     """
     ids = list(due.order_by(column).values_list("pk", flat=True)[:limit])
-    # A moment of this caller's own, by which it knows the rows that it has won.
+    # A random moment, by which this caller recognizes the rows that it won.
     until = timezone.now() + put_off + timedelta(microseconds=random.randrange(10**6))  # noqa: S311
-    # The condition again: another may have chosen the same rows.
+    # Repeat the condition: another may have chosen the same rows.
     due.filter(pk__in=ids).update(**{column: until}, **columns)
     taken = UsersIntegrations.objects.filter(pk__in=ids, **{column: until})
     return list(taken.values_list("user_id", flat=True)), until
@@ -137,8 +137,8 @@ def take_due(
 def update_where(where: dict[str, Any], columns: dict[str, Any]) -> int:
     """`UsersIntegrations.objects.filter(**where).update(**columns)` for plain values.
 
-    Its SQL is put together once and kept: for the one write that a sweep does for each of
-    thousands of tokens, the ORM's compiler costs more than the database does.
+    Its SQL is built once and kept: a sweep does this write for each of thousands of tokens, and the
+    ORM's compiler costs more than the database does.
     """
     using = router.db_for_write(UsersIntegrations)
     connection = connections[using]
@@ -170,9 +170,9 @@ def _update_sql(using: str, columns: tuple[str, ...], where: tuple[str, ...]) ->
 
 
 def state_columns(state: str | None) -> dict[str, Any]:
-    """The columns of an authorization in progress; one without a state is none.
+    """The columns of an authorization in progress; without a state there is none.
 
-    A new state starts with no client waiting: what an earlier attempt left is gone with it.
+    A new state starts with no client waiting: it clears what an earlier attempt left.
     """
     if not state or state == "null":
         state, expires_at = None, None
@@ -187,7 +187,7 @@ def state_columns(state: str | None) -> dict[str, Any]:
 
 
 def healthy_columns(provider: str) -> dict[str, Any]:
-    """What every write of tokens also writes: the link's health restored, the lease free."""
+    """What every write of tokens also writes: a healthy link and a free lease."""
     return {
         f"{provider}_relink_required_at": None,
         f"{provider}_error": "",
@@ -201,8 +201,8 @@ def healthy_columns(provider: str) -> dict[str, Any]:
 def anew_columns(provider: str) -> dict[str, Any]:
     """What every write that makes or ends a link also writes.
 
-    Nothing that was noted against the old one stands against the new one: no error, failure, wait
-    or limit. Its gear is due at once, if it is wanted.
+    The new link starts without the old one's errors, failures, waits and limits. Its gear is due at
+    once, if it is wanted.
     """
     return (
         healthy_columns(provider)
@@ -236,7 +236,7 @@ def unsynced_columns(provider: str) -> dict[str, Any]:
 
 
 def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
-    """The columns of gear sync switched on, which means due now, or off."""
+    """The columns that switch gear sync on (due now) or off."""
     columns: dict[str, Any] = {f"{provider}_sync_gear": sync_gear}
     if sync_gear:
         columns |= {f"{provider}_sync_due_at": timezone.now(), f"{provider}_sync_failures": 0}
@@ -244,7 +244,7 @@ def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
 
 
 def note_limit(user_id: int, provider: str, exc: IntegrationsError) -> None:
-    """Note a rate limit where every door to the provider can find it."""
+    """Note a rate limit where every request to the provider checks for it."""
     if isinstance(exc, RateLimited):
         until = timezone.now() + timedelta(seconds=exc.retry_after or 900)
         columns: dict[str, Any] = {f"{provider}_limited_until": until}
@@ -262,7 +262,7 @@ def limited_for(row: UsersIntegrations | None, provider: str) -> int:
 
 
 def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
-    """A partial update by the seed's fields, with what has to move along with them."""
+    """A partial update by the seed's fields, with the columns that have to change with them."""
     if "strava_state" in columns:
         columns |= state_columns(columns["strava_state"])
     for provider in ("strava", "garminconnect"):

@@ -1,9 +1,9 @@
-"""One refresh at a time for a link, over threads, processes and machines.
+"""One refresh at a time for a link, across threads, processes and machines.
 
-Whoever finds a token too old takes a lease on the row with one conditional UPDATE, asks the
-provider with no transaction open, and writes what it answered with another UPDATE, guarded by
-the very secret that it replaces. Whoever comes second waits for the winner's token. A refresher
-that dies midway frees the way when its lease runs out.
+A caller that finds a token too old takes a lease on the row with one conditional UPDATE, asks the
+provider with no transaction open, and writes the answer with another UPDATE, guarded by the secret
+that it replaces. Other callers wait for the winner's token. If a refresher dies midway, its lease
+runs out and another can go on.
 
 A keeper says what differs between providers. It works on the columns `PROVIDER_lease`,
 `_lease_until`, `_failures`, `_error`, `_retry_at` and `_relink_required_at`.
@@ -52,13 +52,13 @@ MAX_BACKOFF = 24 * 60 * 60
 
 @dataclass(frozen=True, slots=True)
 class Refreshed[Token]:
-    """What a provider answered: the token to hand out, the columns to write, and how to get rid
-    of it at the provider should there be no link any more to write it to."""
+    """What a provider answered: the token to hand out, the columns to write, and how to revoke it
+    if the link is gone by then."""
 
     token: Token = field(repr=False)
     columns: dict[str, Any] = field(repr=False)
     discard: Callable[[], object] = lambda: None
-    # Whether the provider has said that the app may ask no more for a while.
+    # Whether the provider has said that the app must stop asking for a while.
     limit_reached: bool = False
 
 
@@ -67,11 +67,11 @@ class TokenKeeper[Token](ABC):
     guard: str  # the encrypted column that a refresh spends and replaces
     not_linked: type[IntegrationsError]
     relink_required: type[IntegrationsError]
-    dead: type[InvalidGrant]  # the one answer that ends a link
+    dead: type[InvalidGrant]  # the only answer that ends a link
     errors: type[ProviderError] = ProviderError  # the provider's branch of the tree
     unavailable: type[ProviderError] = ProviderUnavailable
-    # Seconds. Longer than a refresh takes, timeouts and all, and short enough for a refresher
-    # that was killed to free the way within a minute.
+    # Seconds. Longer than a refresh with its timeouts, and short enough that a killed refresher
+    # blocks others for less than a minute.
     lease: int = 30
 
     @abstractmethod
@@ -87,13 +87,13 @@ class TokenKeeper[Token](ABC):
         """Ask the provider, once. Raises `dead`, or another ProviderError."""
 
     def limited_for(self, row: UsersIntegrations, *, reading: bool) -> int:
-        """Seconds for which the provider may not be asked in this link's name; 0 where it may."""
+        """Seconds until the provider may be asked for this link; 0 if it may be asked now."""
         return _rows.limited_for(row, self.provider)
 
     def require_no_limit(self, row: UsersIntegrations, *, reading: bool = False) -> None:
-        """Raises RateLimited while the provider may not be asked, by whatever door.
+        """Raises RateLimited while the provider may not be asked.
 
-        `reading` says whether the API is about to be read from, or else the token endpoint asked.
+        `reading` is true before a read from the API, false before a request to the token endpoint.
         """
         if seconds := self.limited_for(row, reading=reading):
             raise error_by_code(RateLimited.code, self.errors)(retry_after=seconds)
@@ -101,10 +101,10 @@ class TokenKeeper[Token](ABC):
     def obtain(
         self, user_id: int, *, replacing: Token | None = None, asking: bool = False
     ) -> Token:
-        """A token that is fresh, and not the one that is being replaced.
+        """A fresh token, never the one that is being replaced.
 
-        With `asking` the provider is asked by this very call: what another was answered may be
-        older than the reason to ask.
+        With `asking` this call itself asks the provider: another's answer may be older than the
+        reason to ask.
 
         Raises `not_linked`, `relink_required`, or a ProviderError that leaves the link as it is.
         """
@@ -143,8 +143,7 @@ class TokenKeeper[Token](ABC):
         try:
             return self.read(row)
         except SecretUnreadable as exc:
-            # Not written to the row: a wrong key is the operator's to put right, and then the
-            # link works again.
+            # Not written to the row: once the operator fixes the wrong key, the link works again.
             logger.error(
                 "no key opens the %s tokens of user %s",
                 self.provider,
@@ -166,10 +165,10 @@ class TokenKeeper[Token](ABC):
         return row
 
     def declare_dead(self, row: UsersIntegrations) -> bool:
-        """End a link that the provider has ended, unless a newer secret stands in the row.
+        """End a link that the provider has ended, unless the row has a newer secret.
 
-        Another process may have rotated it a moment ago; the condition reads the row again and
-        writes it in one statement.
+        Another process may have rotated it a moment ago, so one statement checks and writes the
+        row.
         """
         ended = self._rows(row.user_id).filter(
             **{self.guard: row.sealed(self.guard), self._column("relink_required_at"): None}
@@ -181,7 +180,7 @@ class TokenKeeper[Token](ABC):
             lease=None,
             lease_until=None,
         )
-        with _rows.atomic():  # or the link would be dead and nobody told
+        with _rows.atomic():  # so that no link ends without a line in the trail
             if not ended.update(**columns):
                 return False
             code = self.relink_required.code
@@ -212,7 +211,7 @@ class TokenKeeper[Token](ABC):
         return error(retry_after=_seconds_until(self._get(row, "retry_at")))
 
     def _take_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
-        """Win the right to refresh what was read: not if it was refreshed or has failed since.
+        """Take the lease on what was read, unless it was refreshed or has failed since.
 
         The database's clock decides, because machines disagree about the time.
         """
@@ -230,7 +229,7 @@ class TokenKeeper[Token](ABC):
         )
 
     def renew_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
-        """Start the time of a lease anew, if it is still ours."""
+        """Restart the time of a lease, if it is still ours."""
         return bool(
             self._rows(row.user_id)
             .filter(**self._columns(lease=lease))
@@ -238,7 +237,7 @@ class TokenKeeper[Token](ABC):
         )
 
     def drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> bool:
-        """Free the way, if the lease is still ours."""
+        """Release the lease, if it is still ours."""
         return bool(
             self._rows(row.user_id)
             .filter(**self._columns(lease=lease))
@@ -247,7 +246,7 @@ class TokenKeeper[Token](ABC):
 
     @counts_refreshes
     def refresh_leased(self, row: UsersIntegrations, lease: uuid.UUID) -> Refreshed[Token] | None:
-        """Ask the provider and write its answer; None if the row has to be read again."""
+        """Ask the provider and write its answer; return None if the row has to be read again."""
         settled = False
         try:
             refreshed = self.refresh(row)
@@ -259,7 +258,7 @@ class TokenKeeper[Token](ABC):
                 return None
             raise self.relink_required from exc
         except (ProviderError, SecretUnreadable) as exc:
-            # A lost key does not end the link: it is the operator's to put right.
+            # A lost key does not end the link: the operator can fix it.
             if not settled:
                 settled = True
                 _rows.note_limit(row.user_id, self.provider, exc)
@@ -274,8 +273,8 @@ class TokenKeeper[Token](ABC):
     def _note_failure(
         self, row: UsersIntegrations, lease: uuid.UUID, exc: IntegrationsError
     ) -> None:
-        """Free the way, and tell when to come again; not if the lease is another's by now."""
-        with _rows.atomic():  # or a failure would count of which the trail knows nothing
+        """Release the lease and set the next try's time, unless the lease is another's by now."""
+        with _rows.atomic():  # so that no failure counts without a line in the trail
             if self.drop_lease(
                 row,
                 lease,
@@ -283,7 +282,7 @@ class TokenKeeper[Token](ABC):
                 failures=F(self._column("failures")) + 1,
                 retry_at=timezone.now() + timedelta(seconds=self._backoff(row, exc)),
             ):
-                # A token is renewed for an athlete, not by one; but staff may have forced it.
+                # An athlete's request may cause a refresh but does not ask for one; staff can.
                 forced = _trail.acting()[0] == Actor.STAFF
                 actor = None if forced else Actor.SYSTEM
                 _trail.note(row.user_id, self.provider, Event.REFRESH_FAILED, exc.code, actor)
@@ -291,7 +290,7 @@ class TokenKeeper[Token](ABC):
     def _backoff(self, row: UsersIntegrations, exc: IntegrationsError) -> float:
         """Seconds until a sweep may try again: doubling up to a day, with jitter.
 
-        A rate limit ends when its window does, however often it was run into.
+        A rate limit ends with its window, however often it was hit.
         """
         retry_after: int = getattr(exc, "retry_after", None) or 0
         if isinstance(exc, RateLimited) and retry_after:
@@ -303,10 +302,10 @@ class TokenKeeper[Token](ABC):
     def _store(
         self, row: UsersIntegrations, lease: uuid.UUID, refreshed: Refreshed[Token]
     ) -> Refreshed[Token] | None:
-        """Write what was answered, if the secret that it replaces is still the stored one.
+        """Write the answer, if the secret that it replaces is still the stored one.
 
-        The provider has rotated already, so a database that hiccups is asked again for a while
-        before the answer is given up: losing it is losing the link.
+        The provider has rotated already, and losing its answer means losing the link. So a write
+        that fails is tried again for a while.
         """
         replaced = row.sealed(self.guard)
         give_up = time.monotonic() + STORE_FOR
@@ -322,7 +321,7 @@ class TokenKeeper[Token](ABC):
                 if connection.in_atomic_block or time.monotonic() > give_up:
                     raise
                 if isinstance(exc, InternalError):
-                    # A server that writes no more, because another has taken over from it.
+                    # A server that is read-only now, because another has taken over.
                     connection.close()
                 _rows.close_dead_connection()
                 time.sleep(0.2)
@@ -341,16 +340,16 @@ class TokenKeeper[Token](ABC):
     def _was_replaced(
         self, row: UsersIntegrations, current: UsersIntegrations, lease: uuid.UUID
     ) -> bool:
-        """Whether another secret stands there, and not the same one under another key."""
+        """Whether the row has another secret, and not the same one under another key."""
         try:
             return bool(getattr(current, self.guard) != getattr(row, self.guard))
         except SecretUnreadable:
-            # Under a key that this process does not know yet. Whoever replaces a secret takes
-            # the lease away, and whoever only seals it anew does not.
+            # It is under a key that this process does not know yet. Replacing a secret clears the
+            # lease; sealing it with a new key does not.
             return bool(self._get(current, "lease") != lease)
 
     def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
-        """Whether a relink was to something that does not share its end with what was there."""
+        """Whether a reconnect made a separate grant: revoking one leaves the other alive."""
         return False
 
 

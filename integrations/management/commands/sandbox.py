@@ -15,8 +15,7 @@ from integrations.sandbox import Sandbox
 
 class Command(BaseCommand):
     help = "Serves stand-ins of Strava and Garmin on 127.0.0.1, until Ctrl-C or SIGTERM."
-    # The sandbox uses none of what the checks look at, and a page of warnings
-    # would bury its address.
+    # The checks do not concern the sandbox, and a page of warnings would bury its address.
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
