@@ -32,7 +32,7 @@ SYSTEM = _Acting("system", None)
 
 @contextmanager
 def acting_as(actor: str, user_id: int | None = None) -> Iterator[None]:
-    """Say who does what is done within: "athlete", "staff", "provider"; else it is "system"."""
+    """Set who acts within the block: "athlete", "staff" or "provider"; otherwise it is "system"."""
     token = _acting.set(_Acting(actor, user_id))
     try:
         yield
@@ -41,7 +41,7 @@ def acting_as(actor: str, user_id: int | None = None) -> Iterator[None]:
 
 
 def acting() -> tuple[str, int | None]:
-    """What acting_as has said, to be handed to a task and said again there."""
+    """The current actor, to be passed to a task and set again there."""
     return _acting.get(SYSTEM)
 
 
@@ -66,16 +66,16 @@ def note(
 def unlink(
     user_id: int, provider: str, code: str = "", only_if: Q | None = None, **columns: Any
 ) -> bool:
-    """Clear a link, delete the gear that came from it and note it: all or nothing.
+    """Clear a link, delete its gear and note this in the trail: all or nothing.
 
-    Says whether there was a link; where there was none, nothing is noted, and what else is there
-    is cleared. Raises IntegrationsNotFound if the user has no integrations row, or none of which
-    `only_if` is true.
+    Returns whether there was a link. Without one, the other columns are cleared and nothing is
+    noted. Raises IntegrationsNotFound if the user has no integrations row for which `only_if` is
+    true.
     """
     rows = UsersIntegrations.objects.filter(user_id=user_id)
     columns |= _rows.anew_columns(provider) | _rows.unsynced_columns(provider)
     with _rows.atomic():
-        # Held, so that of two at once one finds nothing any more.
+        # Locked, so that the second of two calls finds nothing left.
         linked = _rows.lock_row(user_id).is_linked(provider)
         if not rows.filter(only_if or Q()).update(**columns):
             raise IntegrationsNotFound
@@ -93,7 +93,7 @@ def get_link_events(user_id: int, limit: int = 10) -> list[LinkEvent]:
 
 @database_errors
 def forget_old_link_events() -> int:
-    """Delete what is older than the setting INTEGRATIONS_TRAIL_DAYS; returns how many."""
+    """Delete events older than the setting INTEGRATIONS_TRAIL_DAYS; returns how many."""
     before = timezone.now() - timedelta(days=conf.trail_days())
     count = 0
     while ids := list(LinkEvent.objects.filter(at__lt=before).values_list("pk", flat=True)[:1000]):

@@ -1,6 +1,6 @@
-"""What codes mean, each for its reader: the athlete whom nobody was with, and the staff.
+"""What stored codes mean, in words for the athlete and in words for the staff.
 
-The exceptions have words of their own, which answer a press.
+The exceptions have their own words, which answer the press of a button.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _TRYING_AGAIN = _("We will try again automatically. You do not need to do anythi
 _TRY_AGAIN = _("Press “Sync now” to try again.")
 _NAMES = {"strava": "Strava", "garminconnect": "Garmin"}
 
-# What a stored error means for the athlete. Nobody was looking when it came up, and nothing was
-# asked of anybody: so these are not the words of the exceptions, which answer a press.
+# What a stored error means for the athlete. The error came up in the background, so these differ
+# from the words of the exceptions, which answer the press of a button.
 _RELINK: dict[str, Any] = {
     "strava": _(
         "Strava no longer accepts this connection. You may have removed this site’s access at "
@@ -46,7 +46,7 @@ _RELINK: dict[str, Any] = {
         "your password at Garmin. Sign in again to go on. Nothing is lost."
     ),
 }
-# Words for an app of the athlete's own, and for the site's.
+# Words for the athlete's own app, and for the site's.
 _APP: dict[str, tuple[Any, Any]] = {
     InvalidClient.code: (
         _(
@@ -88,7 +88,7 @@ _SIGN_INS_LIMITED = _(
     "Garmin is refusing sign-ins from this site for a while. Your e-mail and password may well be "
     "right. Please wait an hour before you try again."
 )
-# For the history: shorter than what the card says of the last one.
+# For the history: shorter than the card's words for the last error.
 _REASONS: dict[str, Any] = {
     "invalid_credentials": _("Wrong e-mail or password"),
     "account_locked": _("Account locked by Garmin"),
@@ -146,13 +146,13 @@ def login_words(code: str) -> str:
 
 
 def event_reason(event: LinkEvent) -> str:
-    """Why a sign-in of the trail came to nothing, "" for any other event."""
+    """Why a sign-in in the trail failed, "" for any other event."""
     if event.event != LinkEvent.Event.LOGIN_FAILED:
         return ""
     return str(_REASONS.get(event.code, _("Garmin did not let us in")))
 
 
-# For whoever runs the site: about somebody, to nobody.
+# For those who run the site: about an athlete, addressed to nobody.
 _STAFF: dict[str, Any] = {
     "not_linked": _("not connected"),
     "relink_required": _("the athlete has to reconnect"),
@@ -183,7 +183,7 @@ _STAFF: dict[str, Any] = {
 
 
 def staff_message(error: IntegrationsError) -> str:
-    """What an error means to whoever runs the site."""
+    """What an error means to those who run the site."""
     if error.has_own_words:
         return str(error)
     words = str(_STAFF.get(error.code, error.code.replace("_", " ")))

@@ -1,4 +1,4 @@
-"""Everything that is stored about one user's links, secrets left out."""
+"""Everything that is stored about one user's links, without secrets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..models import GarminConnectAttempt, GarminConnectLogin, Gear, LinkEvent, 
 from ._rows import database_errors
 
 _LEFT_OUT = {
-    # Ours alone: they say nothing of the athlete.
+    # Internal columns, which say nothing about the athlete.
     *("id", "user", "attempt", "email_hash", "strava_lease", "garminconnect_lease"),
     *("strava_spent_state", "strava_exchanging_state", "strava_exchanging_until"),
     "strava_state",  # worth as much as a secret for ten minutes
-    "actor_user",  # which of the staff it was
+    "actor_user",  # the staff member who acted
 }
 
 
 @database_errors
 def export_integrations(user_id: int) -> dict[str, Any]:
-    """What is stored about a user's links, as JSON-serialisable values (times aware UTC).
+    """What is stored about a user's links, as JSON-serializable values (times aware UTC).
 
-    Of secrets it says only whether they are there.
+    For each secret it says only whether there is one.
     """
     return {
         "integrations": _export(UsersIntegrations, user_id),

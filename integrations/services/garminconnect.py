@@ -28,7 +28,7 @@ from ._trail import Event
 if TYPE_CHECKING:
     from garminconnect import Garmin
 
-# Five minutes more than the 15 at which the library would refresh by itself.
+# Five minutes more than the 15 at which the library refreshes by itself.
 FRESH_FOR = timedelta(minutes=20)
 
 
@@ -46,7 +46,7 @@ class GarminConnectTokenKeeper(TokenKeeper[Session]):
         if not row.has_secret("garminconnect_oauth2"):
             return False
         expires_at = row.garminconnect_token_expires_at
-        # A token that does not say when it expires is taken as the library takes it.
+        # A token without an expiry is treated as in the library.
         return expires_at is None or expires_at > timezone.now() + FRESH_FOR
 
     def read(self, row: UsersIntegrations) -> Session:
@@ -59,9 +59,9 @@ class GarminConnectTokenKeeper(TokenKeeper[Session]):
     def refresh(self, row: UsersIntegrations) -> Refreshed[Session]:
         session = self.read(row)
         if not session.tokens["di_refresh_token"] or not session.tokens["di_client_id"]:
-            raise InvalidSession  # of garth's making, or without a way to renew it
+            raise InvalidSession  # made by garth, or without a way to renew it
         session = client.refresh(session)
-        # There is no revocation endpoint: a session nobody keeps is simply forgotten.
+        # There is no revocation endpoint, so an unwanted session is just dropped.
         return Refreshed(token=session, columns=session_columns(session.tokens))
 
 
@@ -69,7 +69,7 @@ _keeper = GarminConnectTokenKeeper()
 
 
 def session_columns(oauth2_token: dict[str, Any] | None) -> dict[str, Any]:
-    """The columns of a session, and the link's health restored."""
+    """The columns of a session, and of a healthy link."""
     return {
         "garminconnect_oauth2": oauth2_token,
         "garminconnect_token_expires_at": client.token_expiry(oauth2_token),
@@ -82,9 +82,8 @@ def session_columns(oauth2_token: dict[str, Any] | None) -> dict[str, Any]:
 def get_garminconnect_client(user_id: int) -> Garmin:
     """A `garminconnect.Garmin` with the stored session, good for at least 20 more minutes.
 
-    Whenever the session is rotated, now or in the course of its use, the new one is written
-    back; threads, processes and machines that use one session at once rotate it once. Not
-    inside atomic().
+    Whenever the session is rotated, now or later in its use, the new one is stored. Threads,
+    processes and machines that use it at the same time rotate it once. Not inside atomic().
 
     Raises GarminConnectNotLinked, GarminConnectRelinkRequired if the athlete has to sign in
     again, or a GarminConnectError, which leaves the link as it is.
@@ -96,7 +95,7 @@ def get_garminconnect_client(user_id: int) -> Garmin:
             renew=database_errors(lambda current: _keeper.obtain(user_id, replacing=current)),
         )
     except InvalidSession as exc:
-        # What a host has stored is no session of the library's: nobody but the athlete can mend it.
+        # The stored value is no session of the library: only a new sign-in helps.
         row = _keeper.linked_row(user_id)
         if _keeper.read(row) == session:
             _keeper.declare_dead(row)
@@ -116,7 +115,7 @@ def link_garminconnect_account(
 ) -> None:
     """Store a Garmin session: the OAuth1 token of garth's sessions, the "DI" OAuth2 tokens.
 
-    With neither there is no link any more, as after unlink_garminconnect_account.
+    With neither, the link ends, as after unlink_garminconnect_account.
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
@@ -149,7 +148,7 @@ def write_link(
             **session_columns(oauth2_token) | _rows.anew_columns("garminconnect"),
             garminconnect_oauth1=oauth1_token,
             garminconnect_is_cn=is_cn,
-            garminconnect_athlete_name="",  # it may be another's; a sync asks
+            garminconnect_athlete_name="",  # it may be another athlete; a sync asks
             garminconnect_linked_at=linked_at,
         )
         event = Event.RELINKED if relinked else Event.LINKED
@@ -181,9 +180,9 @@ def unlink_garminconnect_account(user_id: int) -> None:
 
 @database_errors
 def disconnect_garminconnect(user_id: int) -> None:
-    """Forget the session, and a sign-in that may be under way.
+    """Forget the session, and any sign-in that is under way.
 
-    Garmin has no revocation endpoint: the athlete can end the session at Garmin.
+    Garmin has no revocation endpoint: only the athlete can end the session, at Garmin.
 
     Raises GarminConnectNotLinked if there was neither.
     """

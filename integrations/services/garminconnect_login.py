@@ -1,9 +1,9 @@
-"""Signing in to Garmin, over any number of workers.
+"""Signing in to Garmin, with any number of workers.
 
-A sign-in is a row that goes from step to step by conditional updates. The web process writes
-the password, and later the code, into it; the worker empties it with the very statement that
-takes it. A worker that is killed leaves a row whose time runs out; one that comes late, after a
-cancel or a new start, finds another attempt there and changes nothing.
+A sign-in is a row that goes from step to step by conditional updates. The web process writes the
+password, and later the code, into it; one statement lets the worker take and erase it. The row of a
+killed worker expires. A worker that comes late, after a cancel or a new start, finds another
+attempt there and changes nothing.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ logger = logging.getLogger("integrations.garminconnect")
 
 Step = GarminConnectLogin.Step
 
-# How long a password or a code may wait for a worker: an athlete whose worker is gone can
-# start again within a minute.
+# How long a password or a code may wait for a worker. If the worker is gone, the athlete can start
+# again within a minute.
 PICK_UP = timedelta(seconds=50)
-# A worker says that it lives every HEARTBEAT; without it for ALIVE it counts as gone.
+# A worker reports every HEARTBEAT; after ALIVE without a report it counts as gone.
 HEARTBEAT = 8  # seconds
 ALIVE = timedelta(seconds=30)
 MFA_LIFETIME = timedelta(minutes=10)
-MAX_WRONG_CODES = 4  # the first one, and three that correct it
+MAX_WRONG_CODES = 4  # the first one and three more
 MAX_ATTEMPTS = 5
 ATTEMPTS_PER = timedelta(hours=1)
-# Sign-ins that failed after Garmin had accepted the password are counted apart: they lock no
-# account. Their limit is there for whoever tries in a loop.
+# Sign-ins that fail after Garmin has accepted the password lock no account, so they are counted
+# apart. Their limit stops endless tries.
 MAX_UNFINISHED = 10
-_UNFINISHED = "unfinished"  # where another attempt has a hash
+_UNFINISHED = "unfinished"  # stands in place of the hash
 # After these, the same sign-in takes another code.
 _CODE_AGAIN = (
     InvalidMfaCode,
@@ -76,13 +76,12 @@ _CODE_AGAIN = (
 def begin_garminconnect_login(
     user_id: int, email: str, password: str, is_cn: bool = False
 ) -> uuid.UUID:
-    """Lay a sign-in ready for a worker; returns the attempt, for run_garminconnect_login.
+    """Store a sign-in for a worker; returns the attempt, for run_garminconnect_login.
 
-    A link that there is goes on working until the sign-in has succeeded.
+    An existing link goes on working until the sign-in has succeeded.
 
-    Raises LoginInProgress if one is running, TooManyAttempts after five within an hour, by user
-    or by e-mail: Garmin is asked no sooner than `retry_after` seconds later. SignInUnfinished after
-    ten that Garmin did not finish.
+    Raises LoginInProgress if one is running, TooManyAttempts after five within an hour, by user or
+    by e-mail (wait `retry_after` seconds), SignInUnfinished after ten that Garmin did not finish.
     """
     _rows.ensure_row(user_id)
     settle_dead_logins()
@@ -100,8 +99,8 @@ def begin_garminconnect_login(
         password=password,
     )
     written = [each.name for each in login._meta.concrete_fields if each.name not in ("id", "user")]
-    with _rows.atomic():  # or a password would wait that nobody is told of
-        # An upsert, so that of two tabs at once the later one simply replaces the earlier.
+    with _rows.atomic():  # so that no password waits without its attempt being returned
+        # An upsert: of two tabs at once, the later one replaces the earlier.
         GarminConnectLogin.objects.bulk_create(
             [login], update_conflicts=True, unique_fields=["user"], update_fields=written
         )
@@ -114,7 +113,7 @@ def run_garminconnect_login(user_id: int, attempt: uuid.UUID) -> str:
     """Sign in to Garmin with the password that waits. For a worker: takes seconds to minutes.
 
     Returns how it ended: "linked", "mfa_required", "superseded", or the code of an error, which
-    the row now holds. Never raises a provider's error, because task backends store tracebacks.
+    the row now holds. Never raises a provider's error: task backends store tracebacks.
     """
     forget_dead_garminconnect_logins()
     login = _claim(user_id, attempt, Step.QUEUED, Step.RUNNING, "email", "password")
@@ -141,27 +140,27 @@ def run_garminconnect_login(user_id: int, attempt: uuid.UUID) -> str:
 
 @database_errors
 def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
-    """Lay a code ready for a worker; returns the attempt, for run_garminconnect_mfa.
+    """Store a code for a worker; returns the attempt, for run_garminconnect_mfa.
 
     Raises NoLoginInProgress if none waits for a code, LoginInProgress if one is being checked.
     """
     settle_dead_logins()
     logins = GarminConnectLogin.objects.filter(user_id=user_id)
-    with _rows.atomic():  # or a code would wait that nobody is told of
+    with _rows.atomic():  # so that no code waits without its attempt being returned
         if not logins.filter(step=Step.MFA_REQUIRED).update(
             step=Step.MFA_QUEUED, step_until=timezone.now() + PICK_UP, mfa_code=code
         ):
             raise LoginInProgress if logins.exists() else NoLoginInProgress
         _rows.update(user_id, garminconnect_login_error="")
         attempt = logins.values_list("attempt", flat=True).first()
-        if attempt is None:  # canceled in this very moment
+        if attempt is None:  # canceled at this moment
             raise NoLoginInProgress
     return attempt
 
 
 @database_errors
 def withdraw_garminconnect_code(user_id: int, attempt: uuid.UUID) -> None:
-    """Take a code back that no worker could be told of, so that it can be entered again."""
+    """Take back a code that could not be handed to a worker, so it can be entered again."""
     GarminConnectLogin.objects.filter(
         user_id=user_id, attempt=attempt, step=Step.MFA_QUEUED, mfa_until__isnull=False
     ).update(step=Step.MFA_REQUIRED, step_until=F("mfa_until"), mfa_code=None)
@@ -197,7 +196,7 @@ def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
 
 @database_errors
 def cancel_garminconnect_login(user_id: int) -> None:
-    """Drop a sign-in under way, and all that it keeps. A worker at it will change nothing.
+    """Drop a sign-in under way, and all that it keeps. A worker still on it changes nothing.
 
     Raises NoLoginInProgress if there is none.
     """
@@ -209,9 +208,9 @@ def cancel_garminconnect_login(user_id: int) -> None:
 
 
 def _settle(user_id: int) -> None:
-    """End a sign-in whose time has run out, and note why; one that lives is left alone.
+    """End a sign-in whose time has run out, and note why; leave a live one alone.
 
-    Where only the worker with the code is gone, the athlete can enter it again.
+    If only the worker with the code is gone, the athlete can enter it again.
     """
     now = timezone.now()
     login = GarminConnectLogin.objects.filter(user_id=user_id, step_until__lte=now).first()
@@ -240,7 +239,7 @@ def forget_dead_garminconnect_logins() -> int:
 
 
 def settle_dead_logins() -> int:
-    """End every sign-in whose time has run out, and what waits in it; returns how many."""
+    """End every sign-in whose time has run out, with its secrets; returns how many."""
     dead = GarminConnectLogin.objects.filter(step_until__lte=timezone.now())
     user_ids = list(dead.values_list("user_id", flat=True)[:1000])
     for user_id in user_ids:
@@ -249,7 +248,7 @@ def settle_dead_logins() -> int:
 
 
 def login_status(login: GarminConnectLogin) -> LinkStatus:
-    """What a sign-in under way is to the athlete."""
+    """The link status that the athlete sees during a sign-in."""
     return LinkStatus.MFA_REQUIRED if login.step == Step.MFA_REQUIRED else LinkStatus.LINKING
 
 
@@ -264,9 +263,9 @@ def codes_left(login: GarminConnectLogin) -> int:
 def _claim(
     user_id: int, attempt: uuid.UUID, waiting: str, running: str, *secrets: str
 ) -> GarminConnectLogin | None:
-    """Take over a sign-in that waits, emptying the secrets that it brings; None if it is gone.
+    """Take over a waiting sign-in and erase its secrets from the row; None if it is gone.
 
-    The instance keeps them, sealed until they are read, in this process's memory alone.
+    Only this instance keeps them, in memory and sealed until they are read.
     """
     now = timezone.now()
     login = GarminConnectLogin.objects.filter(
@@ -282,14 +281,14 @@ def _claim(
 
 
 def _mine(login: GarminConnectLogin) -> Any:
-    """The row, if it still is the attempt and the step that this worker took over."""
+    """The row, if it is still at the attempt and the step that this worker took over."""
     return GarminConnectLogin.objects.filter(pk=login.pk, attempt=login.attempt, step=login.step)
 
 
 def _ask_garmin[Answer](
     login: GarminConnectLogin, ask: Callable[[], Answer]
 ) -> Answer | ProviderError:
-    """Ask with a heartbeat; whatever goes wrong comes back as an error, not as an exception."""
+    """Ask with a heartbeat; return any error instead of raising it."""
     try:
         with _heartbeat(login):
             return ask()
@@ -298,7 +297,7 @@ def _ask_garmin[Answer](
     except SecretUnreadable:
         return LoginInterrupted()
     except Exception as exc:
-        # The type alone: the library's messages may hold what it was given.
+        # Only the type: the library's messages may contain its input.
         event = {"event": "garminconnect.sign_in_crashed"}
         logger.error("garminconnect failed with %s", type(exc).__name__, extra=event)
         return LoginInterrupted()
@@ -306,7 +305,7 @@ def _ask_garmin[Answer](
 
 @contextmanager
 def _heartbeat(login: GarminConnectLogin) -> Iterator[None]:
-    """Say every few seconds that this worker lives, for as long as Garmin takes."""
+    """Report every few seconds that this worker is alive, while Garmin takes its time."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -330,7 +329,7 @@ def _heartbeat(login: GarminConnectLogin) -> Iterator[None]:
 
 
 def _link(login: GarminConnectLogin, session: Session) -> str:
-    """Store the session and end the sign-in, both or neither."""
+    """Store the session and end the sign-in: both or neither."""
     with _rows.atomic():
         deleted, _ = _mine(login).delete()
         if not deleted:
@@ -361,10 +360,9 @@ def _end(login: GarminConnectLogin, code: str) -> str:
 
 
 def _count_attempt(user_id: int, email: str) -> None:
-    """Count a sign-in before Garmin is asked. Raises TooManyAttempts, and then does not count it.
+    """Count a sign-in before Garmin is asked. Raises TooManyAttempts, without counting it.
 
-    It is written first and counted then, so that of two at once at most one too many is refused,
-    and never one too many let through.
+    Insert, then count: two at once may both be refused, never both allowed.
     """
     now = timezone.now()
     recent = GarminConnectAttempt.objects.filter(at__gt=now - ATTEMPTS_PER)
@@ -388,7 +386,7 @@ def _count_attempt(user_id: int, email: str) -> None:
 
 
 def _count_apart(user_id: int) -> None:
-    """Take the newest sign-in out of the five, because Garmin has accepted its password."""
+    """Stop counting the newest sign-in among the five, because Garmin accepted its password."""
     attempts = GarminConnectAttempt.objects.filter(user_id=user_id).exclude(email_hash=_UNFINISHED)
     newest = list(attempts.order_by("-at", "-pk").values_list("pk", flat=True)[:1])
     GarminConnectAttempt.objects.filter(pk__in=newest).update(email_hash=_UNFINISHED)

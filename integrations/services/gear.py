@@ -1,8 +1,8 @@
-"""Gear kept in step with both providers.
+"""Gear synced with both providers.
 
-A sync asks the provider first and writes then, in one transaction of set-based
-statements behind a condition on the link: so one that is killed leaves whole gear, two at once
-end in the same rows, and one that comes after a disconnect writes nothing.
+A sync first asks the provider, then writes in one transaction of set-based statements that start
+with a condition on the link. So a killed sync leaves the gear whole, two at once end in the same
+rows, and one that comes after a disconnect writes nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GEAR_SCOPE = "profile:read_all"  # without it Strava shows no gear
 SYNC_EVERY = timedelta(hours=6)
 BACKOFF = timedelta(minutes=10)
 MAX_BACKOFF = timedelta(days=1)
-# How long the page counts a sync as under way that nobody has ended.
+# How long the page shows a sync as under way if it never ends.
 SYNCING_FOR = timedelta(minutes=1)
 
 _COMPARED = ("kind", "name", "brand", "model", "distance", "primary", "retired", "last_seen_at")
@@ -87,10 +87,10 @@ def sync_gear(user_id: int, provider: str) -> GearCounts:
 
 @database_errors
 def request_gear_sync(user_id: int, provider: str) -> None:
-    """Note that a sync is about to be done by a worker, for the page to tell.
+    """Note that a worker is about to sync, so that the page can show it.
 
-    Raises SyncInProgress if one is under way, or that the provider is not linked, has to be
-    linked again, has said that it may not be asked for a while, or that its gear was not permitted.
+    Raises SyncInProgress if one is under way; `not_linked` or `relink_required` of the provider;
+    RateLimited while it must not be asked; ScopeMissing if its gear was not permitted.
     """
     keeper = KEEPERS[provider]
     row = keeper.linked_row(user_id)
@@ -101,29 +101,29 @@ def request_gear_sync(user_id: int, provider: str) -> None:
     keeper.require_no_limit(row, reading=True)
     now = timezone.now()
     free = Q(**{f"{provider}_syncing_until": None}) | Q(**{f"{provider}_syncing_until__lt": now})
-    # The last error goes with it: a page that polls has to notice the same one again.
+    # This clears the last error, so that a polling page notices if the same one comes again.
     columns = {f"{provider}_syncing_until": now + SYNCING_FOR, f"{provider}_sync_error": ""}
     if not UsersIntegrations.objects.filter(free, user_id=user_id).update(**columns):
         raise SyncInProgress
 
 
 def is_gear_missing(row: UsersIntegrations, provider: str) -> bool:
-    """Whether the athlete has not granted what gear needs."""
+    """Whether the athlete has withheld the scope that gear needs."""
     known = provider == "strava" and row.strava_scope is not None
     return known and GEAR_SCOPE not in row.strava_scopes
 
 
 @database_errors
 def withdraw_gear_sync(user_id: int, provider: str) -> None:
-    """Take request_gear_sync back, where no worker could be told."""
+    """Take back request_gear_sync if the task could not be enqueued."""
     _rows.update(user_id, **{f"{provider}_syncing_until": None})
 
 
 @database_errors
 def set_sync_gear(user_id: int, provider: str, sync_gear: bool) -> None:
-    """Switch sync on or off as the athlete wants it; on means: due now.
+    """Switch sync on or off as the athlete wants it; on means due now.
 
-    Unlike the seed's functions it makes the row where there is none.
+    Unlike the seed's functions it makes the row if there is none.
     """
     _rows.ensure_row(user_id)
     _rows.update(user_id, **_rows.sync_columns(provider, sync_gear))
@@ -147,7 +147,7 @@ def count_gear(user_id: int) -> dict[str, int]:
 
 
 def wanting_gear(provider: str) -> Any:
-    """The rows whose athletes want their gear in step, and whose link is alive."""
+    """The rows whose athletes want their gear synced, and whose link is alive."""
     return UsersIntegrations.objects.filter(
         LINK_CONDITIONS[provider][LinkStatus.LINKED], **{f"{provider}_sync_gear": True}
     )
@@ -157,8 +157,8 @@ def wanting_gear(provider: str) -> Any:
 def take_due_gear_syncs(provider: str, limit: int = 500) -> tuple[list[int], datetime]:
     """Up to `limit` user ids whose gear is due, each for one caller only, and until when.
 
-    They are put off for an hour: so long has whoever took them to sync, which sets the
-    time anew. From then on they are others', as is_gear_sync_taken tells.
+    They are put off for an hour, in which the caller has to sync; a sync sets the next time. After
+    that, others may take them (see is_gear_sync_taken).
     """
     due_at = f"{provider}_sync_due_at"
     now = timezone.now()
@@ -168,16 +168,16 @@ def take_due_gear_syncs(provider: str, limit: int = 500) -> tuple[list[int], dat
 
 @database_errors
 def is_gear_sync_taken(user_id: int, provider: str, until: datetime) -> bool:
-    """Whether what was taken until then is still to be done, and by nobody else.
+    """Whether a sync taken until then is still due, and not taken by another.
 
-    Workers that come back after hours find each athlete in the queue once an hour.
+    After hours without workers, the queue has each athlete once for every hour.
     """
     taken = UsersIntegrations.objects.filter(user_id=user_id, **{f"{provider}_sync_due_at": until})
     return taken.exists()
 
 
 def iterate_wanting_gear(provider: str, user_id: int | None = None) -> Iterator[int]:
-    """The user ids of all who want their gear in step, a few hundred in memory at a time."""
+    """The user ids of all who want their gear synced, a few hundred in memory at a time."""
     rows = wanting_gear(provider).order_by("pk")
     if user_id is not None:
         rows = rows.filter(user_id=user_id)
@@ -202,7 +202,7 @@ def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetc
     try:
         keeper.require_no_limit(row, reading=True)
     except RateLimited as exc:
-        # Without asking, because refused requests count as well.
+        # Without asking, because refused requests count, too.
         _note_failure(row, provider, exc, asked=False)
         raise
     try:
@@ -210,7 +210,7 @@ def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetc
         _log_odd(row, provider, fetched.gear)
         counts = _apply(row, provider, fetched)
     except (IntegrationsDatabaseError, keeper.not_linked):
-        raise  # ours, or disconnected meanwhile: nothing that the link has to do with
+        raise  # our fault, or disconnected meanwhile: not an error of the link
     except IntegrationsError as exc:
         _rows.note_limit(user_id, provider, exc)
         _note_failure(row, provider, exc)
@@ -251,14 +251,14 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
         if key not in items and gear.last_seen_at is None and gear.kind not in fetched.gear.partial
     ]
     last_seen_at = getattr(row, f"{provider}_synced_at") or now
-    asked_for = _trail.acting() != _trail.SYSTEM  # then it is told of, whatever came of it
+    asked_for = _trail.acting() != _trail.SYSTEM  # then the trail notes any outcome
     if not (created or changed or gone or asked_for):
         _note_success(row, provider, fetched, now)
         return GearCounts()
     with _rows.atomic():
-        # First, for its condition and its lock: a disconnect comes wholly before or after.
+        # First, for its condition and its lock: a disconnect comes either before or after.
         _note_success(row, provider, fetched, now)
-        # An upsert, because another sync may have created the same a moment ago.
+        # An upsert, because another sync may have just created the same gear.
         Gear.objects.bulk_create(
             created + changed,
             update_conflicts=True,
@@ -284,7 +284,7 @@ def _log_odd(row: UsersIntegrations, provider: str, gear: GearList) -> None:
 
 
 def _with_known(item: GearItem, gear: Gear | None) -> GearItem:
-    """What the provider has not said is as it was known, or as it is with new gear."""
+    """Fill missing values from the stored gear, or with the defaults of new gear."""
     unsaid = [name for name in _SAID if getattr(item, name) is None]
     return replace(item, **{n: getattr(gear or _NEW, n) for n in unsaid}) if unsaid else item
 
@@ -299,7 +299,7 @@ def _with_details(item: GearItem, gear: Gear | None, fetched: Fetched) -> GearIt
     except GearNotFound:
         if gear is not None and gear.brand is not None:
             return replace(item, brand=gear.brand, model=gear.model)
-        return replace(item, brand="", model="")  # there are none, and asking again costs a request
+        return replace(item, brand="", model="")  # none exist, and asking again costs a request
     except ProviderError as exc:
         # They are missing until the next sync, which asks again.
         event = {"event": "strava.gear_details_missing"}
@@ -341,10 +341,10 @@ def _note_failure(
     wait *= random.uniform(0.75, 1)  # noqa: S311
     retry_after = timedelta(seconds=getattr(exc, "retry_after", None) or 0)
     if isinstance(exc, RateLimited):
-        wait = retry_after  # the window turns for all at once, however often it was refused
+        wait = retry_after  # the window ends for all at once, however many were refused
     columns: dict[str, Any] = {"syncing_until": None}
-    # What is wrong with the link itself is noted there, and there alone: a second copy would
-    # outlive the cure.
+    # An error of the link itself is noted only on the link: a second copy would remain after it is
+    # fixed.
     if not isinstance(exc, KEEPERS[provider].relink_required):
         columns |= {
             "sync_error": Case(
@@ -354,14 +354,14 @@ def _note_failure(
             "sync_due_at": timezone.now() + max(wait, retry_after),
         }
     linked_at = f"{provider}_linked_at"
-    with _rows.atomic():  # or a failure would count of which the trail knows nothing
+    with _rows.atomic():  # so that no failure counts without a line in the trail
         if not UsersIntegrations.objects.filter(
             ~LINK_CONDITIONS[provider][LinkStatus.NOT_LINKED],
             pk=row.pk,
             **{linked_at: getattr(row, linked_at)},
         ).update(**{f"{provider}_{name}": value for name, value in columns.items()}):
             return  # disconnected, or linked anew, meanwhile
-        # Of what was put off without asking only those are told who have asked for it.
+        # A sync put off without asking the provider is noted only if somebody requested it.
         if asked or _trail.acting() != _trail.SYSTEM:
             _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
     if asked:

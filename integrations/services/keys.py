@@ -1,4 +1,4 @@
-"""The turn of Fernet keys: every stored secret sealed anew with the newest one."""
+"""Rotation of encryption keys: every stored secret is sealed again with the newest key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANARY = "integrations"
 @dataclass
 class RotationCounts:
     """Rows: how many there were at the start; then `rotated` now, `current` before, and
-    `unreadable` by any key, with whose they are."""
+    `unreadable` with any key, and their user ids."""
 
     rows: int = 0
     rotated: int = 0
@@ -41,9 +41,9 @@ def rotate_fernet_keys(
 ) -> RotationCounts:
     """Seal every stored secret with the newest of FERNET_KEYS, a batch of rows in memory at a time.
 
-    May be stopped anywhere and run again, and goes along with everything else: a row is written
-    only where it still holds what was read, so a token that is refreshed meanwhile is not undone.
-    What no key opens is counted and left as it is.
+    It may be stopped anywhere and run again, and the site may keep running: a row is written only
+    if it still holds what was read, so a token refreshed meanwhile is not undone. A secret that no
+    key opens is counted and left as it is.
     """
     models = list(_encrypted_models())
     counts = RotationCounts(rows=sum(model._default_manager.count() for model, _ in models))
@@ -70,9 +70,9 @@ def fernet_keys_open_secrets() -> bool:
 
 @database_errors
 def plant_fernet_canary(*, anew: bool = False) -> None:
-    """Store what tells a wrong key at start, where it is not there yet.
+    """Store the row by which a wrong key is noticed at start, unless it exists.
 
-    `anew` replaces it: for an operator who has lost a key for good and knows it.
+    `anew` replaces it, for an operator who knows that a key is lost for good.
     """
     canary = FernetCanary(pk=1, value=CANARY)
     if anew:
@@ -117,7 +117,7 @@ def _rotate_row(model: Any, row: Any, names: list[str], counts: RotationCounts) 
                 continue
             if resealed is not None:
                 read[name], written[name] = value, resealed
-        # Whatever has changed since is read again: the newer one counts.
+        # If the row has changed since, read it again: the newer value counts.
         if not written or model._default_manager.filter(pk=row.pk, **read).update(**written):
             changed = changed or bool(written)
             break

@@ -1,4 +1,4 @@
-"""What is linked and how it fares, without a secret and without decrypting one."""
+"""What is linked and how well it works, without showing or decrypting a secret."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ def get_integrations_status(user_id: int) -> dict[str, dict[str, Any]]:
 def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | None]:
     """The user's row, or an unsaved one with nothing linked, and a Garmin sign-in under way.
 
-    Sign-ins whose time has run out are settled first, whosever they are: with them goes a password
-    that nobody has come for.
+    Every user's expired sign-ins are settled first, which erases passwords that no worker took.
     """
     over = GarminConnectLogin.objects.filter(step_until__lte=timezone.now())
     rows = UsersIntegrations.objects.select_related("user__integrations_garminconnect_login")
@@ -47,7 +46,7 @@ def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | Non
 def describe_integrations(
     row: UsersIntegrations, login: GarminConnectLogin | None, gear: dict[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """get_integrations_status of rows that are at hand; asks no database."""
+    """get_integrations_status for loaded rows; makes no query."""
     garminconnect_status = login_status(login) if login else row.garminconnect_status
     return {
         "strava": {
@@ -72,10 +71,9 @@ def describe_integrations(
 
 
 def link_error(row: UsersIntegrations, provider: str) -> str:
-    """The code of what is wrong with a link, "" where nothing is.
+    """The code of a link's error, "" if there is none.
 
-    That a secret cannot be read is told by the keys there are now, not by what was noted when they
-    may have been others.
+    Whether a secret can be read depends on the current keys, not on an error noted earlier.
     """
     code: str = getattr(row, f"{provider}_error")
     if row.is_linked(provider) and not row.has_ended(provider):
@@ -87,26 +85,26 @@ def link_error(row: UsersIntegrations, provider: str) -> str:
 
 
 def link_message(row: UsersIntegrations, provider: str) -> str:
-    """What is wrong with a link, in words, "" where nothing is."""
+    """A link's error in words, "" if there is none."""
     code = link_error(row, provider)
     return health_message(row, provider, code) if code else ""
 
 
 def sync_message(row: UsersIntegrations, provider: str) -> str:
-    """What went wrong with the last sync of gear, "" where nothing did."""
+    """What went wrong in the last gear sync, "" if nothing did."""
     code = getattr(row, f"{provider}_sync_error")
     retried = getattr(row, f"{provider}_sync_gear")
     return health_message(row, provider, code, retried=retried) if code else ""
 
 
 def login_message(row: UsersIntegrations) -> str:
-    """Why the last sign-in to Garmin came to nothing, "" where none did."""
+    """Why the last sign-in to Garmin failed, "" if it did not."""
     code = row.garminconnect_login_error
     return login_words(code) if code else ""
 
 
 def _error(row: UsersIntegrations, provider: str) -> dict[str, str] | None:
-    """The newest of what is wrong: signing in, the link, its gear."""
+    """The error to show first: of the sign-in, the link, or its gear."""
     if provider == "garminconnect" and (message := login_message(row)):
         return {"code": row.garminconnect_login_error, "message": message}
     if message := link_message(row, provider):

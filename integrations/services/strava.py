@@ -44,7 +44,7 @@ def set_user_strava_client(user_id: int, client_id: str | None, client_secret: s
     """
     _rows.update(
         user_id,
-        # Nothing is no app: an empty one would hide the site's.
+        # Empty values mean no app: an empty app would hide the site's.
         strava_client_id=client_id or None,
         strava_client_secret=client_secret or None,
     )
@@ -97,7 +97,7 @@ def link_strava_account(
 def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> UsersIntegrations:
     """Write a new link and its health, then tell host projects; returns the row that it replaced.
 
-    Gear of another athlete goes with the link that it came from, and so does what that one granted.
+    If the athlete changes, the old link's gear and granted scopes are deleted with it.
     """
     athlete_id = tokens.athlete.id if tokens.athlete is not None else None
     if athlete_id is not None:
@@ -143,7 +143,7 @@ def unlink_strava_account(user_id: int) -> None:
 
 
 def unlink_if_revoked(user_id: int) -> bool:
-    """Clear a link that Strava has said is dead; one that was made anew meanwhile is left alone."""
+    """Clear a link that Strava says is dead; leave one that was reconnected meanwhile alone."""
     try:
         return _unlink(
             user_id,
@@ -182,8 +182,8 @@ def _unlink(user_id: int, code: str = "", only_if: Q | None = None) -> bool:
 def disconnect_strava(user_id: int) -> bool:
     """Revoke the link at Strava, then clear it here.
 
-    Returns whether Strava confirmed. Where it did not, everything is cleared here all the
-    same, and the athlete has to end the access in Strava's own settings.
+    Returns whether Strava confirmed. If it did not, everything is still cleared here, and the
+    athlete has to end the access in Strava's settings.
 
     Raises StravaNotLinked if there was no link.
     """
@@ -195,8 +195,8 @@ def disconnect_strava(user_id: int) -> bool:
             raise StravaNotLinked from None
         linked = row.has_secret("strava_token") or row.has_secret("strava_refresh_token")
         revoked = linked and revoke_row(row)
-        # A refresh may have put a new pair there meanwhile, which has to be revoked as well. One
-        # that comes after us finds no link any more, and sees to it by itself.
+        # A refresh may have stored a new pair meanwhile, which has to be revoked, too. A later one
+        # finds no link and revokes its own pair.
         unchanged = Q(strava_refresh_token=row.sealed("strava_refresh_token"))
         with suppress(IntegrationsNotFound):
             _unlink(user_id, "" if revoked or not linked else "not_revoked", unchanged)
@@ -207,14 +207,14 @@ def disconnect_strava(user_id: int) -> bool:
 
 
 def revoke_row(row: UsersIntegrations) -> bool:
-    """Revoke a row's tokens at Strava, as the app that they were made for."""
+    """Revoke a row's tokens at Strava, as the app that they were issued to."""
     try:
         client = client_for(row)
         # Either token kills both (RFC 7009, section 2.1); the refresh token lives longer.
         if row.has_secret("strava_refresh_token"):
             return revoke_quietly(client, row.strava_refresh_token)
         return revoke_quietly(client, row.strava_token, "access_token")
-    except IntegrationsError as exc:  # no client any more, or a key was lost
+    except IntegrationsError as exc:  # the client is gone, or a key was lost
         logger.warning(
             "strava link of user %s cannot be revoked: %s",
             row.user_id,
@@ -229,7 +229,7 @@ def revoke_quietly(
     token: str,
     hint: str = "refresh_token",
 ) -> bool:
-    """Revoke where a failure must not stop the caller; says whether Strava confirmed."""
+    """Revoke without raising an error; returns whether Strava confirmed."""
     try:
         client.revoke(token, hint)
     except IntegrationsError as exc:
@@ -239,8 +239,8 @@ def revoke_quietly(
 
 
 def note_athlete(row: UsersIntegrations, athlete_id: int) -> None:
-    """Note whose link it is, where the token endpoint did not say."""
-    # Linked by another user as well: then push events are about the other.
+    """Note whose link it is, if the token endpoint did not say."""
+    # If another user has linked the athlete, too, push events stay with that user.
     with suppress(IntegrityError), _rows.atomic():
         UsersIntegrations.objects.filter(
             pk=row.pk, strava_linked_at=row.strava_linked_at, strava_athlete_id=None
@@ -248,18 +248,18 @@ def note_athlete(row: UsersIntegrations, athlete_id: int) -> None:
 
 
 def site_limited_for(*, reading: bool = False) -> int:
-    """Seconds for which the site's app has used up its rate limit; 0 where it has not.
+    """Seconds until the site's app may ask again; 0 if it has not used up its rate limit.
 
-    A limit of reads stops only who is `reading`: the token endpoint is not read from.
+    A limit of reads stops only `reading`; requests to the token endpoint are not reads.
     """
     return _rows.limited_for(_limited(reading, strava_client_id=None).first(), "strava")
 
 
 def limited_for(row: UsersIntegrations, *, reading: bool = False) -> int:
-    """Seconds for which the app of a row may ask Strava no more: refused requests count as well.
+    """Seconds until the app of a row may ask Strava again; refused requests count, too.
 
-    An app of an athlete's own may be that of others, too. Which is which, only the opened secrets
-    tell; but of apps that are limited there are few.
+    Several athletes may use the same app of their own. Comparing apps means opening secrets, but
+    only a few apps are limited at a time.
     """
     if not row.has_secret("strava_client_id"):
         return site_limited_for(reading=reading)
@@ -269,13 +269,13 @@ def limited_for(row: UsersIntegrations, *, reading: bool = False) -> int:
 
 
 def own_unlimited() -> Q:
-    """The links whose own app has not run into a limit by them, but for one of reads."""
+    """The links with their own app that have not run into a limit, except one of reads."""
     over = Q(strava_limited_until=None) | Q(strava_limited_until__lte=timezone.now())
     return Q(strava_client_id__isnull=False) & (over | Q(strava_limited_reads=True))
 
 
 def _limited(reading: bool, **only: Any) -> Any:
-    """The links that ran into a limit which is not over, the longest one first."""
+    """The links that ran into a limit that is not over, the longest one first."""
     rows = UsersIntegrations.objects.filter(strava_limited_until__gt=timezone.now(), **only)
     if not reading:
         rows = rows.filter(strava_limited_reads=False)
@@ -310,8 +310,7 @@ def client_for(row: UsersIntegrations) -> StravaClient:
     """The app that the row's tokens belong to.
 
     Raises SiteClientRejected if that was the site's and is no longer configured, SiteClientChanged
-    if the site has another one now: asking as another app would get the answer that a dead link
-    gets.
+    if the site has another one now: to another app, Strava answers as if the link were dead.
     """
     client = own_client(row)
     if client is not None:

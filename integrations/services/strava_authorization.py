@@ -30,7 +30,7 @@ from ..strava.client import StravaClient, StravaTokens
 from . import _rows, strava
 from ._rows import AUTHORIZATION_LIFETIME, database_errors
 
-# At the most, with Strava's timeouts: what a second callback waits for the first.
+# How long a second callback waits for the first, at most: Strava's timeouts included.
 EXCHANGE_TAKES = timedelta(seconds=20)
 
 # RFC 6749, section 4.1.2.1
@@ -52,7 +52,7 @@ class AuthorizationRequest:
 
 @dataclass(frozen=True, slots=True)
 class StravaAuthorization:
-    """What the athlete granted, and what was asked for and not granted."""
+    """What the athlete granted, and what was requested but not granted."""
 
     granted: list[str]
     missing: list[str]
@@ -65,18 +65,18 @@ def begin_strava_authorization(
     client_id: str | None = None,
     client_secret: str | None = None,
 ) -> AuthorizationRequest:
-    """Start connecting Strava: mint a state that is good for this user, once, for ten minutes.
+    """Start connecting Strava: make a state that this user can use once within ten minutes.
 
-    The app is the one given here, else the user's stored one, else the site's. One that is
-    given here waits apart until complete_strava_authorization has succeeded, so a link that
-    works goes on working. A new start replaces one that was not finished.
+    The app is the one given here, else the user's stored one, else the site's. One that is given
+    here is kept apart until complete_strava_authorization succeeds, so a working link goes on
+    working. A new start replaces an unfinished one.
 
     Raises ClientRequired if there is no app, half of one, or one that no key opens.
     """
     if bool(client_id) != bool(client_secret):
         raise ClientRequired
     _rows.ensure_row(user_id)
-    forget_abandoned_authorizations()  # with the secrets that were to go with them
+    forget_abandoned_authorizations()  # and the secrets stored with them
     row = _rows.get_row(user_id)
     state = secrets.token_urlsafe(32)  # 256 bits; RFC 6749, section 10.10, asks for 128
     columns = _rows.state_columns(state)
@@ -97,7 +97,7 @@ def begin_strava_authorization(
             redirect_uri,
             conf.strava_scopes(),
             state,
-            # Whoever reconnects a link that works wants to change its permissions.
+            # An athlete who reconnects a working link wants to change its permissions.
             force=row.strava_status == LinkStatus.LINKED,
         ),
         state=state,
@@ -115,14 +115,14 @@ def complete_strava_authorization(
     scope: str | None = None,
     error: str | None = None,
 ) -> StravaAuthorization:
-    """Finish connecting Strava with what its redirect brought along.
+    """Finish connecting Strava with the parameters of its redirect.
 
-    The state is spent before anything else happens, so that of two callbacks only one goes on.
-    The other is told what came of it: browsers deliver a redirect twice. Whatever goes wrong, a
-    link that worked is left exactly as it was.
+    The state is spent first, so only one of two callbacks goes on. Browsers may deliver a redirect
+    twice, so the other gets the same outcome. If anything fails, a working link stays exactly as it
+    was.
 
-    Raises InvalidState if the state is unknown, spent on no link that stands, expired or another
-    user's: then Strava is not asked. Raises AccessDenied if the athlete said no,
+    Raises InvalidState, without asking Strava, if the state is unknown, expired, another user's, or
+    spent without making the current link. Raises AccessDenied if the athlete said no,
     AthleteAlreadyLinked, and the errors of StravaClient.exchange_code.
     """
     _rows.require_autocommit()
@@ -133,7 +133,7 @@ def complete_strava_authorization(
     try:
         return _exchange(user_id, row, state, code, scope, error)
     except BaseException:
-        # Nothing came of it, so nothing is answered in its name.
+        # The exchange failed, so a second callback must not report success.
         UsersIntegrations.objects.filter(
             user_id=user_id, strava_exchanging_state=_digest(state)
         ).update(strava_exchanging_state="", strava_exchanging_until=None)
@@ -171,7 +171,7 @@ def _exchange(
         replaced = strava.write_link(
             user_id,
             tokens,
-            # Who it is, if Strava does not say, the next sync finds out.
+            # If Strava does not say who it is, the next sync finds out.
             strava_athlete_id=None,
             strava_scope=",".join(granted),
             strava_site_client_id=client.client_id if client.is_site else "",
@@ -200,7 +200,7 @@ def _digest(state: str) -> str:
 
 
 def _spent_before(user_id: int, state: str) -> StravaAuthorization:
-    """How a link stands that this very state has made, or is about to make.
+    """The outcome for a spent state that has made the current link, or is about to.
 
     Raises InvalidState for any other state.
     """
@@ -226,10 +226,10 @@ def _spent_before(user_id: int, state: str) -> StravaAuthorization:
 
 
 def _spend_state(user_id: int, state: str) -> UsersIntegrations:
-    """Use a state up; returns the row as it was just before, its waiting client included.
+    """Spend a state; returns the row as it was just before, including its pending client.
 
-    The row is found by its user, so that a stranger's state is never even looked up, and the
-    comparison takes the same time however much of a guess is right.
+    The row is found by its user, so another user's state is never looked up. The comparison takes
+    the same time however close a guess is.
     """
     try:
         row = _rows.get_row(user_id)
@@ -259,16 +259,15 @@ def _abandoned() -> Any:
 
 @database_errors
 def forget_abandoned_authorizations() -> int:
-    """Forget states that nobody came back with in time, and the clients that were to go with
-    them; returns how many."""
+    """Forget expired states and the clients stored with them; returns how many."""
     return int(_abandoned().update(**_rows.state_columns(None)))
 
 
 def _revoke_replaced(row: UsersIntegrations, client: StravaClient, athlete_id: int | None) -> None:
-    """Revoke the link that a new one has replaced, where the two are not the same grant.
+    """Revoke a link that a new one has replaced, unless the two are the same grant.
 
-    With the same app and the same athlete, or one that is not known, revoking the old pair
-    would end the new one as well.
+    With the same app and the same (or an unknown) athlete, revoking the old pair would end the new
+    one, too.
     """
     if not row.has_secret("strava_refresh_token"):
         return
@@ -282,7 +281,7 @@ def _revoke_replaced(row: UsersIntegrations, client: StravaClient, athlete_id: i
 
 
 def _shares_grant(client: StravaClient, tokens: StravaTokens) -> bool:
-    """Whether another user's link of this athlete is by the same app: revoking one ends both."""
+    """Whether another user has linked this athlete with the same app: revoking one ends both."""
     athlete_id = tokens.athlete.id if tokens.athlete else None
     other = UsersIntegrations.objects.filter(strava_athlete_id=athlete_id).first()
     if other is None:
@@ -290,7 +289,7 @@ def _shares_grant(client: StravaClient, tokens: StravaTokens) -> bool:
     try:
         return strava.client_for(other).client_id == client.client_id
     except IntegrationsError:
-        return True  # not known: their link is worth more than a token that nobody keeps
+        return True  # unknown: their link is worth more than an unused token
 
 
 def _split(scope: str) -> list[str]:

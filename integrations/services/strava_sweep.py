@@ -2,7 +2,7 @@
 
 Rows are claimed a handful at a time with the same lease that a refresh on demand takes, so two
 sweeps, or a sweep and an athlete, never refresh the same token, and memory does not grow with
-the number of users. Links that are dead, or that a failure has put off, are not even looked at.
+the number of users. Links that are dead, or put off after a failure, are skipped.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ logger = logging.getLogger("integrations.strava")
 
 _keeper = StravaTokenKeeper()
 
-# Seconds for which a claimed row may wait for its turn: after that its lease would not last for
-# the request, and another could ask with the token that this one is about to spend.
+# Seconds that a claimed row may wait for its turn. After that, its lease might end during the
+# request, and another process could spend the same token.
 CLAIM_LASTS = 5
 
 
@@ -42,8 +42,8 @@ CLAIM_LASTS = 5
 class SweepCounts:
     """`due` at the start; then `refreshed`, `failed`, and `skipped`, which were not asked for.
 
-    `attempted` says whether any was: not if a rate limit or a missing app stood before all of
-    them. What another sweep was at counts as attempted.
+    `attempted` is false if a rate limit or a missing app stopped all of them. Rows taken by another
+    sweep count as attempted.
     """
 
     due: int = 0
@@ -62,11 +62,11 @@ def sweep_strava_tokens(
     workers: int = 8,
     progress: Callable[[SweepCounts], object] = lambda counts: None,
 ) -> SweepCounts:
-    """Refresh the tokens that expire within so many seconds, in so many threads.
+    """Refresh the tokens that expire within the given seconds, with the given number of threads.
 
-    One row's failure stops no other. A rate limit stops the work of the Strava app that it is
-    about until its window turns, and no other app's. `progress` is called after each row, from
-    any thread but never from two at once.
+    One row's failure stops no other. A rate limit stops only the work of its own Strava app, until
+    its window ends. `progress` is called after each row, from any thread but never from two at
+    once.
     """
     require_autocommit()
     sweep = _Sweep(timezone.now(), timedelta(seconds=within), workers, progress)
@@ -101,13 +101,13 @@ class _Sweep:
         self.lock = threading.Lock()
         self.database_errors: list[Exception] = []
         self.counts = SweepCounts(due=self.due().count())
-        # Whether Strava has limited the site's app; an app of an athlete's own is theirs alone.
+        # Whether Strava has limited the site's app; an athlete's own app has a limit of its own.
         self.site_limited = strava.site_limited_for() > 0
 
     def due(self) -> Any:
         """Links that are alive, expire in time, and were not put off by a failure.
 
-        Nor renewed since the sweep began: a window may be longer than what a new token lives.
+        Nor refreshed since the sweep began: a new token's life may be shorter than the window.
         """
         now = timezone.now()
         return UsersIntegrations.objects.filter(
@@ -120,10 +120,10 @@ class _Sweep:
         )
 
     def claimed(self) -> Iterator[Claim]:
-        """Rows whose lease is ours, as many at a time as there are workers for them.
+        """Claim rows, as many at a time as there are workers.
 
-        In the order of their expiry, and never back: so each is visited once, whatever comes of
-        it. (With more than an hour left, for one, Strava answers with the very same token.)
+        They come in the order of expiry, so each is visited once, whatever the outcome. (With more
+        than an hour left, for example, Strava answers with the same token.)
         """
         free = Q(strava_lease_until=None) | Q(strava_lease_until__lt=Now())
         further = Q()
@@ -140,12 +140,12 @@ class _Sweep:
                 return
             ids = [pk for pk, _ in found]
             last_pk, last_expiry = found[-1]
-            # Twice the same lower bound: out of the second alone PostgreSQL makes none.
+            # The second bound implies the first, but PostgreSQL does not derive it.
             further = Q(strava_token_expires_at__gte=last_expiry) & (
                 Q(strava_token_expires_at__gt=last_expiry) | Q(pk__gt=last_pk)
             )
             lease, since = uuid.uuid4(), time.monotonic()
-            # The condition again: another sweep may have chosen the same rows.
+            # Repeat the condition: another sweep may have chosen the same rows.
             due.filter(pk__in=ids).update(
                 strava_lease=lease, strava_lease_until=Now() + timedelta(seconds=_keeper.lease)
             )
@@ -164,7 +164,7 @@ class _Sweep:
                 _keeper.drop_lease(row, lease)
                 asked = False
             elif claim.is_old() and not _keeper.renew_lease(row, lease):
-                outcome["skipped"] += 1  # somebody else's by now
+                outcome["skipped"] += 1  # another's by now
             else:
                 refreshed = _keeper.refresh_leased(row, lease)
                 outcome["refreshed" if refreshed else "skipped"] += 1
@@ -177,7 +177,7 @@ class _Sweep:
             outcome["failed"] += 1
             # The site's app is not set: nobody was asked.
             asked = not isinstance(exc, SiteClientRejected) or exc.provider_status is not None
-        except (DatabaseError, InterfaceError) as exc:  # of this row: the others go on
+        except (DatabaseError, InterfaceError) as exc:  # for this row; the others go on
             close_dead_connection()
             event = {"event": "strava.sweep_failed", "user_id": row.user_id}
             logger.error("sweep: %s", type(exc).__name__, extra=event)
@@ -192,8 +192,8 @@ class _Sweep:
     def finish(self) -> SweepCounts:
         counts = self.counts
         if self.database_errors and counts.refreshed + counts.failed == len(self.database_errors):
-            raise self.database_errors[0]  # not of one row, by all that can be told
-        # What a limit has held back, or another sweep has done.
+            raise self.database_errors[0]  # apparently not because of one row
+        # Rows that a limit held back, or that another sweep has done.
         counts.skipped = max(counts.skipped, counts.due - counts.refreshed - counts.failed)
         counts.attempted |= not self.site_limited and counts.skipped > 0
         return counts

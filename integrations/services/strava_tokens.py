@@ -43,7 +43,7 @@ class StravaTokenKeeper(TokenKeeper[str]):
         return Refreshed(
             token=tokens.access_token,
             columns=strava.token_columns(tokens),
-            # A disconnect meanwhile has revoked the old pair only.
+            # A disconnect meanwhile revoked only the old pair.
             discard=lambda: strava.revoke_quietly(client, tokens.refresh_token),
             limit_reached=client.limit_reached,
         )
@@ -69,9 +69,9 @@ _keeper = StravaTokenKeeper()
 def get_strava_access_token(user_id: int) -> str:
     """An access token for Strava that is good for at least five more minutes.
 
-    Refreshes it where needed; any number of threads, processes and machines that ask at once
-    cause one request to Strava and get the same token. Not inside atomic(): a rollback would
-    lose the rotated token.
+    Refreshes it if needed. Threads, processes and machines that ask at the same time cause one
+    request to Strava and get the same token. Not inside atomic(): a rollback would lose the rotated
+    token.
 
     Raises StravaNotLinked, StravaRelinkRequired if the athlete has to connect again, or a
     ProviderError, which leaves the link as it is (`retry_after` in seconds where known).
@@ -83,7 +83,7 @@ def get_strava_access_token(user_id: int) -> str:
 def refresh_strava_access_token(user_id: int) -> str:
     """Ask Strava for a fresh token now, however fresh the stored one is.
 
-    While more than an hour is left Strava answers with the token there is. Raises what
+    While more than an hour is left, Strava answers with the same token. Raises what
     get_strava_access_token raises.
     """
     token = ask_strava(user_id)
@@ -92,5 +92,5 @@ def refresh_strava_access_token(user_id: int) -> str:
 
 
 def ask_strava(user_id: int) -> str:
-    """refresh_strava_access_token, as nobody's doing that the trail should tell of."""
+    """refresh_strava_access_token, without a line in the trail."""
     return _keeper.obtain(user_id, asking=True)

@@ -1,7 +1,7 @@
 """Strava's push subscription, and what its events may set in motion.
 
-Whether events are signed is disputed, so an event is a hint: what it says is asked of Strava
-itself before anything is unlinked, and a forged one does nothing but that.
+It is disputed whether events are signed, so an event is only a hint: Strava is asked before
+anything is unlinked, and a forged event causes no more than that question.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from . import _rows, _trail, strava
 from ._rows import database_errors
 from .strava_tokens import ask_strava
 
-# Forged events must not be able to use up the app's requests, which Strava counts by the quarter of
-# an hour: of each link so many are looked into at once, and from then on one in that time; and so
-# many links altogether. The others wait. At worst that is half of what an app has by default.
+# Forged events must not use up the app's requests, which Strava counts per quarter of an hour. So
+# each link gets CHECKS_AT_ONCE checks and then one per CHECK_EVERY, and only LINKS_AT_ONCE links
+# are checked; the rest wait. At worst that is half of an app's default limit.
 CHECKS_AT_ONCE = 3
 CHECK_EVERY = timedelta(minutes=15)
 LINKS_AT_ONCE = 25
-# When a check that a worker has begun, and not brought to an end, is due again.
+# When a check that a worker began but did not finish is due again.
 CHECK_AGAIN = timedelta(minutes=10)
 
 
 def is_strava_verify_token(token: str) -> bool:
-    """Whether a handshake knows the site's verify token; never where the site has none."""
+    """Whether a handshake has the site's verify token; false if the site has none."""
     expected = conf.strava_webhook_verify_token()
     return bool(expected) and constant_time_compare(token, expected)
 
 
 @database_errors
 def take_strava_revocation(event: Any) -> int | None:
-    """The user whose link an event says is revoked, if it is to be asked about at Strava now.
+    """The user whose link is revoked according to an event, if Strava is to be asked now.
 
-    The row keeps that it has to be asked about, until confirm_strava_revocation knows. None for
-    any other event, an unknown athlete, and one who was asked about too often of late: Strava
-    sends an event up to three times, and anybody can send any number. That one is put off.
+    The row notes that a check is due, until confirm_strava_revocation has the answer. None for any
+    other event, an unknown athlete, and one who was checked too often recently: Strava sends an
+    event up to three times, and anybody can send any number. That check is put off.
     """
     athlete_id = _revoked_athlete_id(event)
     if athlete_id is None:
@@ -62,7 +62,7 @@ def take_strava_revocation(event: Any) -> int | None:
     if row is None:
         return None
     now = timezone.now()
-    # A bucket that leaks one check in CHECK_EVERY. Of events at the same moment one gets in.
+    # A bucket that leaks one check per CHECK_EVERY. Of simultaneous events, one gets in.
     until = max(row["strava_checks_until"] or now, now) + CHECK_EVERY
     if (
         until <= now + CHECKS_AT_ONCE * CHECK_EVERY
@@ -81,7 +81,7 @@ def take_strava_revocation(event: Any) -> int | None:
 
 
 def _links_left(**but: Any) -> int:
-    """How many more links may be looked into now."""
+    """How many more links may be checked now."""
     recent = UsersIntegrations.objects.filter(strava_checks_until__gt=timezone.now()).exclude(**but)
     return LINKS_AT_ONCE - recent[:LINKS_AT_ONCE].count()
 
@@ -101,10 +101,10 @@ def _revoked_athlete_id(event: Any) -> int | None:
 
 @database_errors
 def take_due_strava_checks() -> list[int]:
-    """User ids to confirm whose check came to no end; each goes to one caller only.
+    """User ids whose check did not finish, to confirm; each goes to one caller only.
 
-    Left alone is whom Strava's trouble has put off, and whose app may ask no more for a while. A
-    limit of reads is no reason: a revocation should not wait until midnight for it.
+    Skips those put off by trouble at Strava, and those whose app must wait for a rate limit. A
+    limit of reads does not count: a revocation should not wait until midnight for it.
     """
     now = timezone.now()
     allowed = strava.own_unlimited()
@@ -127,17 +127,17 @@ def take_due_strava_checks() -> list[int]:
 def confirm_strava_revocation(user_id: int) -> str:
     """Ask Strava whether a link still stands, and unlink it here if the athlete has ended it.
 
-    Returns "settled" where there is no question any more, "unlinked", "alive", "not_linked",
-    "relink_required" where there is nothing to ask with, or the code of the error that left it
-    open: then take_due_strava_checks has it again.
+    Returns "settled" if no check is due, "unlinked", "alive", "not_linked", "relink_required" if
+    there is no token to ask with, or the code of an error that left it open: then
+    take_due_strava_checks returns it again.
     """
     rows = UsersIntegrations.objects.filter(user_id=user_id)
     due_at = rows.values_list("strava_check_due_at", flat=True).first()
     if due_at is None:
-        return "settled"  # by another task: after hours without a worker there are many
+        return "settled"  # by another task: hours without a worker leave many
     outcome = _confirm(user_id)
     if outcome in ("alive", "not_linked", StravaRelinkRequired.code):
-        # Not if another event has come meanwhile.
+        # Unless another event has come meanwhile.
         rows.filter(strava_check_due_at=due_at).update(strava_check_due_at=None)
     return outcome
 
@@ -151,8 +151,8 @@ def _confirm(user_id: int) -> str:
         if isinstance(exc.__cause__, SecretUnreadable):
             return exc.__cause__.code
         if isinstance(exc.__cause__, ProviderError) and exc.__cause__.provider_status is None:
-            return exc.code  # there was no refresh token to ask with: that is not Strava's word
-        # Strava's agreement wants what came from it deleted once access is revoked.
+            return exc.code  # there was no refresh token, so Strava was not asked
+        # Strava's agreement requires deleting its data once access is revoked.
         with _trail.acting_as("provider"):
             unlinked = strava.unlink_if_revoked(user_id)
         return "unlinked" if unlinked else exc.code

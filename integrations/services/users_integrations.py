@@ -26,8 +26,8 @@ def get_user_integrations_by_user_id(user_id: int) -> UsersIntegrations:
 def get_user_integrations_by_strava_state(strava_state: str | None) -> UsersIntegrations | None:
     """The row with an authorization in progress under this state, or None.
 
-    `None` and the empty state never match. A look-up, not a check: whether the state has
-    expired, and whose it may be, is judged by complete_strava_authorization.
+    `None` and the empty state never match. This does not check the state's expiry or owner;
+    complete_strava_authorization does.
     """
     # Databases cannot even compare text with a NUL or half a surrogate pair in it.
     if not strava_state or not str(strava_state).isprintable():
