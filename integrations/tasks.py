@@ -22,7 +22,7 @@ _URGENT = 50
 
 
 def enqueue(work: Task[..., Any], *args: Any) -> None:
-    """Hand work to a worker. Raises TaskQueueUnavailable if the task backend does not take it."""
+    """Hand work to a worker. Raises TaskQueueUnavailable if the task backend refuses it."""
     try:
         _enqueue(work, *args)
     except Exception as exc:  # each backend has errors of its own
@@ -54,8 +54,8 @@ def start_gear_sync(user_id: Any, provider: str) -> None:
 
 
 def start_wanted_gear_sync(user_id: Any, provider: str) -> None:
-    """Where a link was made anew: what its athlete wants of gear is due at once."""
-    with suppress(IntegrationsError):  # the clock will find it due
+    """After a reconnect: sync gear at once, if the athlete wants it."""
+    with suppress(IntegrationsError):  # the scheduler will find it due
         row = services.get_user_integrations_by_user_id(user_id)
         if getattr(row, f"{provider}_sync_gear"):
             start_gear_sync(user_id, provider)
@@ -83,7 +83,7 @@ def answer_garminconnect_mfa(user_id: Any, attempt: str) -> str:
 def sync_gear(
     user_id: Any, provider: str, actor: str = "system", actor_id: Any = None
 ) -> dict[str, int] | str:
-    """By whom is for the trail: services.acting() where it was asked for."""
+    """Sync one link's gear; the actor is for the trail: services.acting() at the request."""
     try:
         with services.acting_as(actor, _key(actor_id)):
             return services.sync_gear(_key(user_id), provider)._asdict()
@@ -93,7 +93,7 @@ def sync_gear(
 
 @task
 def sync_taken_gear(user_id: Any, provider: str, until: str) -> dict[str, int] | str:
-    """What take_due_gear_syncs has given out until then, if it was not given out again since."""
+    """Run a sync that take_due_gear_syncs gave out until then, unless it was given out again."""
     if not services.is_gear_sync_taken(_key(user_id), provider, datetime.fromisoformat(until)):
         return "superseded"
     return sync_gear.call(user_id, provider)
@@ -131,7 +131,7 @@ def confirm_strava_revocation(user_id: Any) -> str:
 
 @task
 def confirm_due_strava_revocations() -> int:
-    """Enqueue the confirmation of revocations that none has brought to an end."""
+    """Enqueue the confirmation of revocations that is still due."""
     user_ids = services.take_due_strava_checks()
     for user_id in user_ids:
         _enqueue(confirm_strava_revocation, user_id)

@@ -14,14 +14,14 @@ logger = logging.getLogger("integrations.throttle")
 
 
 def throttle(user: AbstractBaseUser, action: str, times: int, per: int = 60) -> None:
-    """Count one more. Raises TooManyRequests if that is more than there may be in `per` seconds.
+    """Count one press. Raises TooManyRequests after more than `times` in `per` seconds.
 
-    In Django's cache: one that all processes share counts exactly, one of each process's own
-    lets each have as many. It spares resources and guards nothing, so a cache that is down lets
-    everything pass.
+    The count is in Django's cache. It is exact if all processes share the cache; otherwise each
+    process allows as many. It saves resources and is no security, so if the cache is down,
+    everything passes.
     """
     now = time.time()
-    # The number alone a later user may get; the hash alone all have who have no password.
+    # A later user may get the same number, and users without a password share a hash.
     who = f"{user.pk}:{user.get_session_auth_hash()[:32]}"
     key = f"integrations:{action}:{who}:{int(now // per)}"
     try:

@@ -1,4 +1,4 @@
-"""The settings page, the status URL, and what every provider's cards share."""
+"""The settings page, the status URL, and the views that all providers share."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from .web import (
     typed_before,
 )
 
-# Seconds. Strava counts by it: an athlete alone must not use up what all have together.
+# Seconds. Strava counts by it, and one athlete must not use up the limit that all share.
 QUARTER_HOUR = 15 * 60
-# How long what a worker has failed to do is news to whoever wanted it.
+# How long a worker's failure is shown as news.
 NEWS = timedelta(minutes=10)
 Event = LinkEvent.Event
 
@@ -52,7 +52,7 @@ Event = LinkEvent.Event
 @athlete_view
 @require_GET
 def settings_page(request: AthleteRequest) -> HttpResponse:
-    """What is linked, how it fares, and the one thing to press."""
+    """What is linked, how well it works, and the one button to press."""
     row, login = services.get_links(request.user.pk)
     gear = services.get_gear(request.user.pk)
     events = services.get_link_events(request.user.pk)
@@ -75,7 +75,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
             if row.strava_scope is not None and scope not in granted
         ],
         "gear_missing": services.is_gear_missing(row, "strava"),
-        # Strava compares the host alone, without a port.
+        # Strava compares only the host, without a port.
         "callback_domain": urlsplit(conf.public_url("/", request)).hostname,
         "form": StravaClientForm(initial=typed("strava"), auto_id="strava-%s"),
     }
@@ -96,7 +96,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         link["broken"] = (
             link["status"] == LinkStatus.LINKED and (link["error"] or {}).get("code") in _BROKEN
         )
-        # Asked once, where it has never been answered by a sync.
+        # Ask until the athlete has switched gear sync on or synced once.
         link["asks_about_gear"] = (
             link["status"] == LinkStatus.LINKED
             and not (link["sync_gear"] or link["synced_at"] or link["syncing"])
@@ -104,7 +104,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         )
         link["poll"] = link["syncing"] or link["status"] == LinkStatus.LINKING
         context[provider] = link
-    # What a worker was at is told for as long as it is.
+    # A message about a worker is shown while the worker is busy.
     context["tells_messages"] = (
         news or context["strava"]["poll"] or context["garminconnect"]["poll"]
     )
@@ -118,7 +118,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
 
 
 def _news(request: AthleteRequest) -> bool:
-    """Whether there is a message of more than that a worker has begun."""
+    """Whether there is any message besides those that a worker has begun."""
     storage: Any = messages.get_messages(request)
     tags = [message.extra_tags for message in storage]
     storage.used = False
@@ -126,7 +126,7 @@ def _news(request: AthleteRequest) -> bool:
 
 
 def _unfinished(row: UsersIntegrations, login: Any, events: list[LinkEvent]) -> Failure | None:
-    """What a worker was to do and did not, if that is the news: one thing at most."""
+    """A worker's recent failure, to be shown as news: one at most."""
     garmin = services.login_message(row)
     if login is not None:
         waits = services.login_status(login) == LinkStatus.MFA_REQUIRED
@@ -136,7 +136,7 @@ def _unfinished(row: UsersIntegrations, login: Any, events: list[LinkEvent]) -> 
             else None
         )
     told: set[str] = set()
-    for event in events:  # the newest first, and of each provider that one alone
+    for event in events:  # newest first; only the newest of each provider counts
         if event.at < timezone.now() - NEWS:
             break
         if event.provider in told:
@@ -152,7 +152,7 @@ def _unfinished(row: UsersIntegrations, login: Any, events: list[LinkEvent]) -> 
 
 
 def _notice(row: UsersIntegrations, provider: str, link: dict[str, Any]) -> dict[str, Any] | None:
-    """How a link stands, where it does not stand well: not what the alert has said."""
+    """What is wrong with a link, unless the alert says so already."""
     code, words = services.link_error(row, provider), services.link_message(row, provider)
     if link["status"] == LinkStatus.RELINK_REQUIRED:
         kind, code = "relink", code or StravaRelinkRequired.code
@@ -172,12 +172,12 @@ def _notice(row: UsersIntegrations, provider: str, link: dict[str, Any]) -> dict
     return {"kind": kind, "code": code, "message": words}
 
 
-# What somebody has to do something about.
+# Errors that do not go away by themselves.
 _BROKEN = {"invalid_client", "client_changed", "application_inactive", SecretUnreadable.code}
 
 
 def _link_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> dict[str, Any]:
-    """What the page tells of any link, and of its gear, distances in the athlete's units."""
+    """The page's data on a link and its gear, with distances in the athlete's units."""
     units = getattr(row, f"{provider}_units") or Units.METRIC
     meters = 1609.344 if units == Units.IMPERIAL else 1000
     items: list[dict[str, Any]] = [
@@ -218,7 +218,7 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
     except ScopeMissing:
         hint = _("Saved. Your gear will sync as soon as Strava has your permission for it.")
         return done(request, hint, level=messages.WARNING)
-    except IntegrationsError:  # not connected, under way, too often, or no worker to be had
+    except IntegrationsError:  # not connected, under way, too often, or no worker
         return done(request, _("Saved. Your gear will sync."))
     return done(request, _("Saved. Your gear is syncing now."))
 
@@ -240,7 +240,7 @@ def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
 @at_most(12)
 @errors_as_json
 def export(request: AthleteRequest) -> HttpResponse:
-    """All that is stored about the athlete's links, as a JSON file, secrets left out."""
+    """All that is stored about the athlete's links, as a JSON file without secrets."""
     response = JsonResponse(
         services.export_integrations(request.user.pk), json_dumps_params={"indent": 2}
     )

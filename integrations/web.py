@@ -1,7 +1,7 @@
-"""What the views of an athlete share: who may come, how often, and how they answer.
+"""What an athlete's views share: who may use them, how often, and how they answer.
 
-What was wanted and did not happen is told in the card that it belongs to, after the redirect. It
-travels in a cookie, and so does what was typed: sealed, for this user and this page alone.
+A failure is shown in its provider's card, after the redirect. It travels in a cookie, and so does
+the typed text: sealed, and only for this user and this page.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .fields import fernet
 from .models import Gear
 from .throttle import throttle
 
-# Tags what a worker is at: it is no news any more once the worker is done.
+# Tags a message about work in progress: it is outdated once the worker is done.
 PROGRESS = "progress"
 _FAILURE, _TYPED = "integrations_failure", "integrations_typed"
 _LIVES = 900  # seconds: longer than a sign-in with a code, or a consent, may take
-_MOST = 300  # characters of a typed value that come back; no honest one is longer
+_MOST = 300  # characters of a typed value to send back; no honest one is longer
 
 
 class AthleteRequest(HttpRequest):
@@ -50,14 +50,14 @@ def wants_json(request: HttpRequest) -> bool:
     preferred = request.get_preferred_type(["text/html", "application/json"])
     if preferred == "application/json":
         return True
-    # Django takes `application/json; charset=utf-8` for a type that nobody offers.
+    # Django does not match `application/json; charset=utf-8` with what is offered.
     accepted = [part.split(";")[0] for part in request.headers.get("Accept", "").lower().split(",")]
     named = {each.strip() for each in accepted}
     return "application/json" in named and "text/html" not in named
 
 
 def is_prefetch(request: HttpRequest) -> bool:
-    """Whether a browser asks on the chance that the athlete will come: that must change nothing.
+    """Whether a browser loads the page in advance: that must change nothing.
 
     Source: https://wicg.github.io/nav-speculation/prefetch.html#sec-purpose-header; the others
     are what browsers sent before.
@@ -73,9 +73,9 @@ def error_response(code: str, message: str, status: int) -> JsonResponse:
 def at_most(
     times: int, per: int = 60, what: str = ""
 ) -> Callable[..., Callable[..., HttpResponse]]:
-    """Answer one user no more often than that; goes below athlete_view.
+    """Limit how often one user gets an answer; goes below athlete_view.
 
-    Views that do the same thing are counted together under its name.
+    Views with the same `what` are counted together.
     """
 
     def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -98,8 +98,8 @@ def at_most(
 
 
 def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Every page of an athlete: logged in, never cached, and outside ATOMIC_REQUESTS, because
-    providers are asked. A program that is not logged in gets a 401 instead of a redirect.
+    """Wrap a page of an athlete: signed in, never cached, and outside ATOMIC_REQUESTS, because
+    providers are asked. A program that is not signed in gets a 401 instead of a redirect.
     """
     for_people = login_required(view)
 
@@ -111,7 +111,7 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
         if not request.user.is_authenticated and wants_json(request):
             return error_response("login_required", _("Please sign in first."), 401)
         if not request.user.is_authenticated and request.method not in ("GET", "HEAD"):
-            # A press after the session has ended: the login should not lead back to a POST's URL.
+            # A press after the session has ended: signing in should not lead to a POST's URL.
             return redirect_to_login(reverse("integrations:settings"))
         with services.acting_as("athlete", request.user.pk):
             return for_people(request, *args, **kwargs)
@@ -120,7 +120,7 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
 
 
 def errors_as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """For a URL that programs ask, whatever they accept."""
+    """Answer as to a program, whatever the request accepts."""
 
     @wraps(view)
     def wrapper(request: AthleteRequest) -> HttpResponse:
@@ -135,7 +135,7 @@ def errors_as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespo
 def asking_first(
     provider: str,
 ) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
-    """Make a POST that cannot be taken back a page of its own that asks, where it is a GET."""
+    """Give a POST that cannot be undone a page that asks first, which answers its GET."""
 
     def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         @wraps(view)
@@ -159,9 +159,9 @@ def asking_first(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """What was wanted and did not happen, for the card of a provider.
+    """A failure to show in a provider's card.
 
-    `field` is the name of the form field that is to blame, "" for none.
+    `field` is the name of the form field that is to blame, or "".
     """
 
     provider: str
@@ -173,7 +173,7 @@ class Failure:
 def done(
     request: HttpRequest, message: str, *, level: int = messages.SUCCESS, status: int = 200
 ) -> HttpResponse:
-    """Say what has happened, on the page or, with a status code, to a program."""
+    """Report success, on the page or, with a status code, to a program."""
     if wants_json(request):
         return JsonResponse({"message": message}, status=status)
     messages.add_message(request, level, message, PROGRESS if status == 202 else "")
@@ -183,7 +183,7 @@ def done(
 def failed(
     request: HttpRequest, error: IntegrationsError, form: Form | None = None, field: str = ""
 ) -> HttpResponse:
-    """Say what went wrong, in the card of the URL's provider or to a program."""
+    """Report an error, in the card of the URL's provider or to a program."""
     if wants_json(request):
         response: HttpResponse = error_response(error.code, error.user_message, error.status_code)
         if retry_after := getattr(error, "retry_after", None):
@@ -205,9 +205,9 @@ def failed(
 
 
 def send_typed_ahead(request: HttpRequest, response: HttpResponse, form: Form) -> None:
-    """Let what was typed, but for secrets, be there again if nothing comes of it.
+    """Keep what was typed, except secrets, for the form's next display.
 
-    It stays with the athlete's browser, because here nobody needs it any more.
+    It stays in the athlete's browser, because this site does not need it.
     """
     kept: tuple[str, ...] = getattr(form, "comes_back", ())
     values = {name: str(form.data[name]) for name in kept if form.data.get(name)}
@@ -216,25 +216,25 @@ def send_typed_ahead(request: HttpRequest, response: HttpResponse, form: Form) -
 
 
 def take_failure(request: HttpRequest) -> Failure | None:
-    """What `failed` has sent ahead to this page, if it did."""
+    """The failure that `failed` sent to this page, if any."""
     failure = _sent_ahead(request, _FAILURE)
     return Failure(**failure) if failure else None
 
 
 def typed_before(request: HttpRequest, provider: str) -> dict[str, str]:
-    """What was typed into a provider's form the last time."""
+    """What was last typed into a provider's form."""
     values: dict[str, str] = (_sent_ahead(request, _TYPED) or {}).get(provider, {})
     return values
 
 
 def forget_failure(request: HttpRequest, response: HttpResponse) -> None:
-    """It was told."""
+    """Delete the failure, which has been shown."""
     if _FAILURE in request.COOKIES:
         response.delete_cookie(_FAILURE, path=reverse("integrations:settings"), samesite="Lax")
 
 
 def _provider(request: HttpRequest) -> str:
-    """Whose URL it is: strava_connect is Strava's."""
+    """The provider of a URL: strava_connect is Strava's."""
     match = request.resolver_match
     return (match.url_name or "").partition("_")[0] if match else ""
 
@@ -255,7 +255,7 @@ def _send_ahead(
 
 
 def _sent_ahead(request: HttpRequest, cookie: str) -> Any:
-    """What was sent ahead to this very user; None for what is too old, or somebody's invention."""
+    """What was sent to this user; None if it is too old or forged."""
     sealed = request.COOKIES.get(cookie, "")
     try:
         who, what = json.loads(fernet().decrypt(sealed.encode(), ttl=_LIVES))
@@ -265,13 +265,13 @@ def _sent_ahead(request: HttpRequest, cookie: str) -> Any:
 
 
 def not_needed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:
-    """What was wanted is so already: a program is told as of an error, a person in passing."""
+    """Report that there is nothing to do: as an error to a program, as a notice to a person."""
     if wants_json(request):
         return failed(request, error)
     return done(request, error.user_message, level=messages.INFO)
 
 
 def require_valid(form: Form) -> None:
-    """Raises InvalidInput with the words of the first field that is not as it should be."""
+    """Raises InvalidInput with the message of the first invalid field."""
     if not form.is_valid():
         raise InvalidInput(next(iter(form.errors.values()))[0])

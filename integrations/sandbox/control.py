@@ -1,4 +1,4 @@
-"""The sandbox's own pages and JSON: what a test in another process, or a person, turns.
+"""The sandbox's own pages and JSON: controls for a test in another process, or a person.
 
 Lives under /_sandbox/, a path that no provider has.
 """
@@ -39,7 +39,7 @@ def urlpatterns(providers: Providers) -> list[URLPattern]:
 def _guarded(
     view: Callable[..., HttpResponse], providers: Providers, request: HttpRequest, **kwargs: str
 ) -> HttpResponse:
-    # Browsers send Origin with every cross-site POST: no page but ours may turn these.
+    # Browsers send Origin with every cross-site POST: only our own page may use these controls.
     origin = request.META.get("HTTP_ORIGIN")
     if origin is not None and origin != f"http://{request.META.get('HTTP_HOST', '')}":
         return _problem("cross-origin requests are refused", status=403)
@@ -59,7 +59,7 @@ def _allow(request: HttpRequest, *methods: str) -> None:
 
 
 def _fields(request: HttpRequest) -> dict[str, Any]:
-    """The JSON object in the body; nothing at all counts as an empty one."""
+    """The JSON object in the body; an empty body counts as an empty object."""
     if not request.body.strip():
         return {}
     try:
@@ -72,7 +72,7 @@ def _fields(request: HttpRequest) -> dict[str, Any]:
 
 
 def _call(action: Callable[..., object], fields: dict[str, Any]) -> object:
-    """Call an action with JSON fields as its arguments; what does not fit is the caller's fault."""
+    """Call an action with JSON fields as its arguments; wrong ones are the caller's fault."""
     try:
         inspect.signature(action).bind(**fields)
         return action(**fields)
@@ -140,7 +140,7 @@ def reset(providers: Providers, request: HttpRequest) -> HttpResponse:
 
 
 def act(providers: Providers, request: HttpRequest, provider: str, action: str) -> HttpResponse:
-    """Do one of a provider's own actions, as its in-process method of that name would."""
+    """Run one of a provider's own actions, like its in-process method of that name."""
     found = providers[provider].controls().get(action) if provider in providers else None
     if found is None:
         return _problem("no such action", status=404)

@@ -38,8 +38,8 @@ SECONDS = {"silence": 30.0, "drip": 1.0, "delay": 1.0}
 
 _HTML = "<!doctype html><title>Bad gateway</title><h1>502 Bad gateway</h1><p>Please try again.</p>"
 
-# One object that is wrong for every endpoint: what is a string elsewhere is a
-# number here, what is a list is an object, and so on.
+# One object that is wrong for every endpoint: a number instead of a string, an object instead of a
+# list, and so on.
 _WRONG_TYPES = (
     b'{"token_type": 7, "access_token": ["not", "a", "string"], "refresh_token": {"a": 1},'
     b' "expires_at": "soon", "expires_in": [], "athlete": "somebody", "id": [],'
@@ -90,8 +90,8 @@ class Faults:
     ) -> None:
         """Switch a fault on, for the next `times` calls or until cleared.
 
-        Faults of one endpoint queue up, so a sequence can be told in advance.
-        One without an end would hide what comes after it, so it is replaced.
+        Faults of one endpoint queue up, so a sequence can be set in advance. A fault without an end
+        would block later ones, so they replace it.
 
         Raises ValueError for an unknown fault or a nonsensical count.
         """
@@ -110,7 +110,7 @@ class Faults:
             queue.append(Fault(endpoint, name, seconds, times))
 
     def take(self, endpoint: str) -> Fault | None:
-        """Spend one use of the fault that is next for this endpoint, if any."""
+        """Use the next fault for this endpoint once, if there is one."""
         if not self._queues:  # the common case costs no lock
             return None
         with self._lock:

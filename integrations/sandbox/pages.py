@@ -25,7 +25,7 @@ def page(
     `form_action` names the origin that a submitted form is redirected to:
     Chromium holds form-action against that redirect too.
     """
-    # Neither localised numbers nor the project's time zone belong in here.
+    # Localized numbers and the project's time zone do not belong here.
     html = _engine().get_template(template).render(Context(context, use_l10n=False, use_tz=False))
     response = HttpResponse(html, status=status)
     response["Content-Security-Policy"] = (

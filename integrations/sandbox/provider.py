@@ -1,4 +1,4 @@
-"""What every stand-in shares: counting calls, and standing between a call and its view."""
+"""What every stand-in shares: counting calls, and wrapping each view."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEPT_REQUESTS = 10_000
 
 
 class Refusal(Exception):
-    """A provider's error answer, raised from wherever it becomes clear."""
+    """A provider's error answer, which any code may raise."""
 
     def __init__(self, response: HttpResponse) -> None:
         super().__init__(response.status_code)
@@ -45,7 +45,7 @@ class Provider:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        #: Seconds by which the provider's clock is ahead of everybody else's.
+        #: Seconds by which the provider's clock is fast.
         self.ahead = 0.0
         self._clock = clock
         self.faults = Faults(sleep)
@@ -89,14 +89,14 @@ class Provider:
     def amend(self, endpoint: str, edit: Callable[[Any], Any]) -> None:
         """Have the JSON of an endpoint's good answers edited before it is sent, until `recover()`.
 
-        For what is odd in one place of an answer that is fine otherwise.
+        For an answer that is odd in one place and otherwise fine.
         """
         if endpoint not in self.endpoints:
             raise ValueError(f"no such endpoint: {endpoint!r}")
         self._amendments[endpoint] = edit
 
     def recover(self) -> None:
-        """Switch every fault off, and every amendment."""
+        """Switch off every fault and every amendment."""
         self.faults.clear()
         self._amendments.clear()
 
@@ -111,7 +111,7 @@ class Provider:
     # What a provider has
 
     def clock(self) -> float:
-        """What the provider takes for the time, in epoch seconds."""
+        """The provider's current time, in epoch seconds."""
         return self._clock() + self.ahead
 
     # What a provider fills in
@@ -136,7 +136,7 @@ class Provider:
         return {}
 
     def endpoint(self, name: str, view: View) -> View:
-        """Wrap a view: count the call, let a fault have its way, word refusals."""
+        """Wrap a view: count the call, apply a fault, turn refusals into answers."""
 
         def answer(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
             record: dict[str, Any] = {

@@ -40,7 +40,7 @@ from .strava import Strava
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 1_000_000
-# SO_LINGER on, zero seconds: close() sends a reset instead of a goodbye.
+# SO_LINGER on, zero seconds: close() sends a reset instead of a FIN.
 _RESET = struct.pack("ii", 1, 0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -69,8 +69,8 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer asks for the fully qualified name of its address, which
-        # can go out to a name server and wait there.
+        # HTTPServer looks up the fully qualified name of its address, which may wait for a name
+        # server.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", int(self.server_address[1])
         self.setup_environ()

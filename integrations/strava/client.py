@@ -1,4 +1,4 @@
-"""All HTTP with Strava. Knows no models; gives replies that were checked, or an error."""
+"""All HTTP with Strava. It knows no models, and returns checked replies or raises an error."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from ..numbers import number
 # RFC 6749, appendix A.12: tokens are visible ASCII. Anything else is not a token.
 Token = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,2048}$", strict=True)]
 _QUARTER_HOUR = 15 * 60
-_END_OF_TIME = 253_402_300_800  # after the year 9999, the last that a datetime can hold
+_END_OF_TIME = 253_402_300_800  # the end of 9999, the last year of a datetime
 
 
 class _Reply(BaseModel):
@@ -60,7 +60,7 @@ def _no_flag(value: Any) -> Any:
     return value
 
 
-# At times the digits come as text.
+# Sometimes the digits come as text.
 Id = Annotated[int, BeforeValidator(_no_flag), Field(gt=0, lt=2**63)]
 
 
@@ -71,13 +71,13 @@ class StravaAthlete(_Reply):
 
     @property
     def name(self) -> str:
-        """What the athlete is called, as far as Strava says."""
+        """The athlete's name, as far as Strava says."""
         names = (each for each in (self.firstname, self.lastname) if isinstance(each, str))
         return clean_text(" ".join(names))
 
 
 class StravaGearDetails(_Reply):
-    """What `GET /gear/{id}` adds."""
+    """The details that `GET /gear/{id}` adds."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
@@ -89,7 +89,7 @@ class StravaGearDetails(_Reply):
 class StravaProfile(StravaAthlete):
     """The athlete of a token. Gear is None without the scope profile:read_all.
 
-    Gear is read entry by entry, by whoever asked for it.
+    The caller reads the gear, entry by entry.
 
     Source: https://developers.strava.com/docs/reference/#api-Athletes-getLoggedInAthlete
     """
@@ -122,8 +122,8 @@ class StravaTokens(_Reply):
     @model_validator(mode="before")
     @classmethod
     def _numbers(cls, reply: Any) -> Any:
-        """A number is one as text and with a fraction, too; or there is what the standard has in
-        place of `expires_at` (RFC 6749, section 5.1)."""
+        """Accept numbers as text and with a fraction, and the standard's `expires_in` in place of
+        `expires_at` (RFC 6749, section 5.1)."""
         if not isinstance(reply, dict):
             return reply
         expires_at, left = number(reply.get("expires_at")), number(reply.get("expires_in"))
@@ -138,9 +138,9 @@ class StravaTokens(_Reply):
 
 
 class _TokenAnswer(_Reply):
-    """What the token endpoint answers, strict in the tokens alone.
+    """The token endpoint's answer, strict only about the tokens.
 
-    They have replaced the former pair already: to refuse them over anything else would lose the
+    They have replaced the former pair already: refusing them for any other reason would lose the
     link.
     """
 
@@ -151,9 +151,9 @@ class _TokenAnswer(_Reply):
     athlete: Any = None
 
     def as_of_now(self, refresh_token: str) -> StravaTokens:
-        """The pair. Clocks differ by hours, so of two expiries the earlier counts; a token that
-        tells of none is renewed before its next use. Who it is, if that cannot be told, the next
-        sync finds out."""
+        """The pair. Clocks may differ by hours, so the earlier of two expiries counts; a token
+        without one is refreshed before its next use. If the athlete is unknown, the next sync finds
+        out."""
         now, left = int(time.time()), number(self.expires_in)
         moments = (number(self.expires_at), None if left is None else now + left)
         try:
@@ -196,7 +196,7 @@ class StravaClient(ProviderClient):
     def __init__(self, client_id: str, client_secret: str, *, is_site: bool = False) -> None:
         self.client_id = client_id
         self.is_site = is_site
-        # Whether the last answer said that the app has used up its limit.
+        # Whether the last answer said that the app's limit is used up.
         self.limit_reached = False
         self._client_secret = client_secret
 
@@ -228,7 +228,7 @@ class StravaClient(ProviderClient):
         return f"{conf.strava_oauth_url()}/authorize?{urlencode(query)}"
 
     def exchange_code(self, code: str) -> StravaTokens:
-        """Trade an authorization code, which is good for one use, for a pair of tokens.
+        """Trade an authorization code, which works once, for a pair of tokens.
 
         Raises InvalidGrant if the code is unknown or spent, and the errors of `error_for`.
 
@@ -248,7 +248,7 @@ class StravaClient(ProviderClient):
         return self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
 
     def revoke(self, token: str, token_type_hint: str = "refresh_token") -> None:  # noqa: S107
-        """Revoke a token, and with it its pair. Strava answers 200 for an unknown token, too.
+        """Revoke a token and its pair. Strava answers 200 for an unknown token, too.
 
         Raises InvalidClient if the app is not accepted, and the errors of `error_for`.
 
@@ -262,7 +262,7 @@ class StravaClient(ProviderClient):
         )
 
     def get_athlete(self, access_token: str) -> StravaProfile:
-        """The athlete of a token, with bikes and shoes where the scope allows.
+        """The athlete of a token, with bikes and shoes if the scope allows.
 
         Raises TokenRejected, ScopeMissing, and the errors of `error_for`.
         """
@@ -289,7 +289,7 @@ class StravaClient(ProviderClient):
         return self._parse(StravaSubscription, answer).id
 
     def list_subscriptions(self) -> list[StravaSubscription]:
-        """The app's subscription, which is at most one.
+        """The app's subscription; there is at most one.
 
         Strava takes the client's credentials in the query here, and nowhere else.
         """
@@ -355,10 +355,10 @@ class StravaClient(ProviderClient):
         if status == 403 and _is_limit(body, faults):
             return AthleteLimitReached(provider_status=status)
         if status == 401 and response.request.url and response.request.url.endswith("/revoke"):
-            # `{"message":"Authorization Error","errors":[]}`: the client, nothing else is tried.
+            # `{"message":"Authorization Error","errors":[]}`: it means the client.
             return self._invalid_client(status)
         if status == 401 and response.request.headers.get("Authorization", "").startswith("Bearer"):
-            return TokenRejected(provider_status=status)  # and the token endpoint knows more
+            return TokenRejected(provider_status=status)  # the token endpoint knows the cause
         return InvalidProviderReply(provider_status=status)
 
     def _invalid_client(self, status: int) -> ProviderError:
@@ -366,9 +366,9 @@ class StravaClient(ProviderClient):
 
 
 def _is_limit(body: bytes, faults: list[_Fault]) -> bool:
-    """A 403 at OAuth that does not say what is inactive is the app's athlete limit.
+    """A 403 at OAuth that does not name what is inactive means the app's athlete limit.
 
-    Only an answer in Strava's own form counts: an HTML page with 403 is some proxy's.
+    Only an answer in Strava's own form counts: an HTML page with 403 comes from a proxy.
     """
     try:
         return isinstance(json.loads(body), dict) and not any(f.code == "inactive" for f in faults)
@@ -377,7 +377,7 @@ def _is_limit(body: bytes, faults: list[_Fault]) -> bool:
 
 
 def _usage(headers: Any) -> Iterator[tuple[list[int], list[int]]]:
-    """Limit and usage, overall and of reads, each as [15 minutes, day]."""
+    """Limit and usage, overall and for reads, each as [15 minutes, day]."""
     for kind in ("X-RateLimit", "X-ReadRateLimit"):
         try:
             limit, usage = (
@@ -391,7 +391,7 @@ def _usage(headers: Any) -> Iterator[tuple[list[int], list[int]]]:
 
 
 def _is_of_reads(headers: Any) -> bool:
-    """Whether the limit that was hit is the one of reads alone: requests overall are left."""
+    """Whether only the limit of reads was hit: other requests are still left."""
     overall, *reads = [
         any(used >= most for most, used in zip(limit, usage, strict=True))
         for limit, usage in _usage(headers)
@@ -408,10 +408,10 @@ def _is_used_up(headers: Any) -> bool:
 
 
 def _retry_after(headers: Any) -> int:
-    """Seconds until the rate-limit window turns that has refused the request.
+    """Seconds until the rate-limit window that refused the request ends.
 
-    Windows turn at minutes 0, 15, 30 and 45, and at midnight UTC; a day that is used up
-    outlasts any quarter. Source: https://developers.strava.com/docs/rate-limits/
+    Windows end at minutes 0, 15, 30 and 45, and at midnight UTC; a used-up day outlasts any
+    quarter. Source: https://developers.strava.com/docs/rate-limits/
     """
     now = int(time.time())
     if any(usage[1] >= limit[1] for limit, usage in _usage(headers)):

@@ -10,15 +10,15 @@ from django.utils.translation import gettext_lazy as _
 from ..exceptions import InvalidInput, InvalidState
 from ..forms import TypedField, plain
 
-# Visible ASCII, as RFC 6749, appendix A, has it for all of these.
+# Visible ASCII, as RFC 6749, appendix A, defines all of these.
 _VISIBLE = r"\A[\x21-\x7e]+\Z"
 
 
 class StravaClientForm(forms.Form):
     """The athlete's own Strava app; both fields or neither.
 
-    The Client ID goes into an address, and so into the history of a browser: nothing that could be
-    a secret may get there.
+    The Client ID goes into a URL, and so into the browser's history: nothing that could be a secret
+    may get there.
     """
 
     comes_back: tuple[str, ...] = ("client_id",)
@@ -64,7 +64,7 @@ class StravaClientForm(forms.Form):
 
 
 class AuthorizationResponseForm(forms.Form):
-    """What Strava's redirect brings along (RFC 6749, sections 4.1.2 and 4.1.2.1)."""
+    """The parameters of Strava's redirect (RFC 6749, sections 4.1.2 and 4.1.2.1)."""
 
     state = forms.CharField(max_length=255, validators=[RegexValidator(_VISIBLE)])
     code = forms.CharField(max_length=1024, required=False, validators=[RegexValidator(_VISIBLE)])
@@ -81,6 +81,6 @@ class AuthorizationResponseForm(forms.Form):
         if not self.is_valid():
             raise InvalidState if "state" in self.errors else InvalidInput
         given = {name: value or None for name, value in self.cleaned_data.items()}
-        # Left out, it means what was asked for (RFC 6749, section 5.1); empty, it means nothing.
+        # Missing, it means all that was requested (RFC 6749, section 5.1); empty, nothing.
         given["scope"] = self.cleaned_data["scope"] if "scope" in self.data else None
         return given

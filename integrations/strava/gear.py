@@ -12,7 +12,7 @@ from .client import StravaProfile
 def read_gear(profile: StravaProfile) -> GearList:
     """Bikes and shoes, entry by entry.
 
-    Raises ScopeMissing where there are no lists, InvalidProviderReply where neither is one.
+    Raises ScopeMissing if both lists are missing, InvalidProviderReply if neither is a list.
     """
     if profile.bikes is None and profile.shoes is None:
         raise ScopeMissing

@@ -38,7 +38,7 @@ SCOPES: dict[str, Scope] = {
 
 
 def label(scope: str) -> str:
-    """What a scope lets this site do; its name where Strava has added one we do not know."""
+    """What a scope lets this site do; the name of a scope that is not known here."""
     return str(SCOPES[scope].label) if scope in SCOPES else scope
 
 

@@ -62,14 +62,14 @@ def connect(request: AthleteRequest) -> HttpResponse:
 def callback(request: AthleteRequest) -> HttpResponse:
     """Redirection endpoint of the code grant (RFC 6749, section 3.1.2)."""
     form = AuthorizationResponseForm(request.GET)
-    # From here on no crash page, error mail or access log finds the code in the request.
+    # From here on, no crash page, error mail or access log can show the request's code.
     request.GET, request.META["QUERY_STRING"] = QueryDict(), ""
     try:
         services.complete_strava_authorization(request.user.pk, **form.response())
     except IntegrationsError as exc:
         return failed(request, exc)
     tasks.start_wanted_gear_sync(request.user.pk, "strava")
-    # What was not granted, the card says for as long as it is so.
+    # The card shows which scopes are missing for as long as they are.
     return done(request, _("Strava is connected."))
 
 

@@ -32,7 +32,7 @@ def webhook(request: HttpRequest) -> HttpResponse:
 
 
 def _handshake(request: HttpRequest) -> HttpResponse:
-    """Echo the challenge of whoever knows the verify token."""
+    """Echo the challenge if the verify token is right."""
     challenge = request.GET.get("hub.challenge", "")
     known = services.is_strava_verify_token(request.GET.get("hub.verify_token", ""))
     if request.GET.get("hub.mode") != "subscribe" or not known:
@@ -41,7 +41,7 @@ def _handshake(request: HttpRequest) -> HttpResponse:
 
 
 def _event(request: HttpRequest) -> HttpResponse:
-    """Answer at once, within Strava's two seconds; a worker does what there is to do."""
+    """Answer at once, within Strava's two seconds; a worker does the rest."""
     try:
         if int(request.headers.get("Content-Length") or 0) > MAX_EVENT:
             return _answer(413)
@@ -56,22 +56,22 @@ def _event(request: HttpRequest) -> HttpResponse:
     try:
         user_id = services.take_strava_revocation(event)
     except IntegrationsError as exc:
-        # Strava tries again, and there is nothing that it could do about our database.
+        # Strava tries again, and cannot help with our database.
         event = {"event": "strava.event_not_taken"}
         logger.error("strava event not taken: %s", exc.code, extra=event)
         return _answer(503)
     if user_id is not None:
-        # Without a worker now, the scheduler finds in the row that Strava has to be asked.
+        # If no worker takes it now, the scheduler finds the due check in the row.
         with suppress(TaskQueueUnavailable):
             tasks.enqueue(tasks.confirm_strava_revocation, user_id)
     return _answer(200)
 
 
 def _body(request: HttpRequest) -> bytes | None:
-    """What was sent, or just more than MAX_EVENT of it. None where only the server could tell.
+    """The body, or just over MAX_EVENT of it. None if only the server could read it.
 
-    Tunnels send bodies in chunks, without a length, and under WSGI Django takes those for empty;
-    most servers do mark their end. Source: https://code.djangoproject.com/ticket/35838
+    Tunnels send bodies in chunks without a length, and under WSGI Django reads those as empty; most
+    servers mark their end. Source: https://code.djangoproject.com/ticket/35838
     """
     body: bytes = request.read(MAX_EVENT + 1)
     chunked = "chunked" in request.headers.get("Transfer-Encoding", "").lower()
@@ -81,7 +81,7 @@ def _body(request: HttpRequest) -> bytes | None:
         return None
     try:
         return bytes(request.META["wsgi.input"].read(MAX_EVENT + 1))
-    except Exception as exc:  # each server has its own for chunks that are malformed
+    except Exception as exc:  # each server has its own error for malformed chunks
         raise OSError from exc
 
 

@@ -1,9 +1,9 @@
 """Garmin's hosts in one: /garmin/sso.garmin.com/…, /garmin/connectapi.garmin.cn/… and so on.
 
 `Garmin` is what a test holds: sessions without a sign-in, passwords counted,
-calls made to fail. Garmin has no open API and documents nothing, so this
-imitates what the garminconnect library (0.3.20) calls and what it tells
-apart in the answers. `hook` brings that library here.
+calls made to fail. Garmin has no open API and documents nothing, so this imitates the calls that
+the garminconnect library (0.3.20) makes and the answers that it distinguishes. `hook` brings that
+library here.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _ROUTES: tuple[tuple[str, str, str, View], ...] = (
     ("gear_details", "connectapi", rf"gear-service/gear/v2/{_UUID}", api.gear_details),
 )
 
-# Faults whose general names say Strava's words for them.
+# Faults whose general names are Strava's words.
 _FAULTS = {"403": "403_inactive", "427": "403_limit"}
 
 
@@ -126,10 +126,10 @@ class Garmin(GarminState):
         return errors.canned(fault)
 
     def describe(self, request: HttpRequest) -> dict[str, Any]:
-        """Name the account where the call does, and the grant. Passwords and codes stay out.
+        """Note the account if the call names it, and the grant; never passwords or codes.
 
         A password is counted here, before a fault can keep it from the view:
-        it has left the site, whatever it is answered.
+        it has left the site, whatever the answer.
         """
         if request.content_type == "application/json":
             fields = sso.json_body(request)

@@ -1,7 +1,7 @@
 """The calls of connectapi.garmin.com that a sign-in and a gear sync make.
 
 Shapes as they are seen in the wild: Garmin documents none of them. Distances
-are meters. The two generations of gear endpoints call everything differently.
+are meters. The two generations of gear endpoints use different names for everything.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def settings(account: Account, request: HttpRequest) -> object:
 
 @_own
 def device(account: Account, request: HttpRequest) -> object:
-    """The device that was used last, which many ask for the profile's number."""
+    """The device that was used last, which many clients read for the profile's number."""
     return {
         "userDeviceId": 3_999_000_000 + account.profile_id,
         "userProfileNumber": account.profile_id,
@@ -101,7 +101,7 @@ def _legacy_uuid(gear: Gear) -> str:
 
 
 def _make_and_model(gear: Gear) -> tuple[str, str]:
-    """What the older endpoint calls them: for what Garmin does not list, words of its own.
+    """The older endpoint's make and model, with words of its own for unlisted gear.
 
     Source: https://github.com/petergardfjall/garminexport/pull/99 ("Unknown Bike"),
     https://github.com/cyberjunky/home-assistant-garmin_connect/issues/286 ("Other" of "Other")
@@ -164,7 +164,7 @@ def gear_stats(account: Account, request: HttpRequest, uuid: str) -> object:
 
 
 def _v2(account: Account, each: Gear) -> dict[str, Any]:
-    """Gear-service v2 leaves out what it has no value for."""
+    """Gear-service v2 omits fields that have no value."""
     shown = {
         "uuid": each.uuid,
         "userProfilePk": account.profile_id,

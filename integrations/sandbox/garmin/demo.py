@@ -8,7 +8,7 @@ from typing import Any
 
 #: The password of every account. It is good nowhere else.
 PASSWORD = "sandbox-garmin-password"
-#: What the MFA accounts are sent by e-mail, in their imagination.
+#: The code that the MFA accounts would get by e-mail.
 MFA_CODE = "123456"
 
 #: Signs in with the password alone; two bikes, a pair of shoes, a pair of skis.
@@ -43,8 +43,8 @@ class Gear:
     """One piece of gear: distances in meters, dates as ISO days.
 
     `type` is one of GEAR_TYPES, the only names that the older endpoint has:
-    skis are "Other". `removed` gear is still listed, but its statistics are a 404. What is not
-    `listed` is of a make or model that Garmin does not have in its own list.
+    skis are "Other". `removed` gear is still listed, but its statistics are a 404. Gear that is not
+    `listed` has a make or model that Garmin's own list lacks.
     """
 
     pk: int
@@ -66,7 +66,7 @@ class Gear:
 
     @property
     def uuid(self) -> str:
-        """With dashes, as gear-service v2 writes it; the older endpoints leave them out."""
+        """The uuid with dashes, as in gear-service v2; the older endpoints omit them."""
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"sandbox:gear:{self.pk}"))
 
 
@@ -77,7 +77,7 @@ class Account:
     `blocked` names the ways in (WAYS) at which the front answers 403 to them;
     `delay` (seconds) is how late the answer to a password comes; `wants` is
     what Garmin asks for after the right password or code, a
-    `responseStatus.type`; the API refuses each token of who is `inactive`.
+    `responseStatus.type`; the API refuses every token of an `inactive` account.
     """
 
     email: str
@@ -101,7 +101,7 @@ class Account:
 
     def __post_init__(self) -> None:
         if self.display_name == "":
-            # Garmin gives a random one to whoever chooses none.
+            # Garmin gives a random one to users who choose none.
             self.display_name = self.guid
 
     @property

@@ -12,7 +12,7 @@ from . import errors
 from .state import GarminState
 
 _TICKET_GRANT = "https://connectapi.garmin.com/di-oauth2-service/oauth/grant/service_ticket"
-# All that begin so: Garmin adds a client with most versions of its app.
+# All ids with this prefix: Garmin adds a client with most versions of its app.
 _CLIENTS = "GARMIN_CONNECT_MOBILE_"
 
 
@@ -40,9 +40,8 @@ def token(garmin: GarminState, request: HttpRequest, tld: str) -> HttpResponse:
     client_id, domain = _client_id(request), f"garmin.{tld}"
     grant_type = request.POST.get("grant_type", "")
     if grant_type == _TICKET_GRANT:
-        # The URL has to be Garmin's, though not the one that the ticket was
-        # asked for: the library sends the app's even where the web site
-        # verified the code.
+        # The URL has to be Garmin's, but may differ from the ticket's: the library sends the app's
+        # URL even if the web site verified the code.
         if f".{domain}/" not in f"{request.POST.get('service_url', '')}/":
             raise errors.oauth(400, "invalid_request", "service_url")
         account = garmin.spend_ticket(request.POST.get("service_ticket", ""), domain)

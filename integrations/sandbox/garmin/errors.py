@@ -1,7 +1,7 @@
-"""Garmin's error answers, as the garminconnect library describes and tells them apart.
+"""Garmin's error answers, as the garminconnect library describes and distinguishes them.
 
-Garmin documents none of this. Where the library does not look, what is sent
-is invented. Source: https://github.com/cyberjunky/python-garminconnect
+Garmin documents none of this. The parts that the library does not read are invented. Source:
+https://github.com/cyberjunky/python-garminconnect
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CHALLENGE = (
     "<p>Checking if the site connection is secure. Cloudflare</p>"
 )
 
-# The library takes these two for what they are wherever they come from.
+# The library recognizes these two wherever they come from.
 _FRONT = (427, 429)
 
 

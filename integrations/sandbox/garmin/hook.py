@@ -36,7 +36,7 @@ from urllib.parse import urlsplit
 
 _LIBRARY = "garminconnect.client"
 _DOMAINS = ("garmin.com", "garmin.cn")
-# Without these the library would not be here but at Garmin, with a password.
+# Without these the library would call Garmin, with a password.
 _NEEDED = ("_sso", "_connect", "_connectapi", "_di_token_url")
 # In garminconnect.client.sso: how long a person would take to type.
 _PAUSES = ("LOGIN_DELAY", "MOBILE_DELAY", "WIDGET_DELAY")
@@ -185,7 +185,7 @@ def _replace(owner: Any, name: str, value: object) -> None:
 
 
 def _bypass_proxies(host: str) -> None:
-    """Keep a proxy that the environment names out of it: it would get the passwords to read."""
+    """Bypass a proxy that the environment names: it could read the passwords."""
     for name in ("no_proxy", "NO_PROXY"):
         former = os.environ.get(name)
         hosts = [each.strip() for each in (former or "").split(",") if each.strip()]

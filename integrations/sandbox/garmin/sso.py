@@ -23,7 +23,7 @@ _PAGE = (
 )
 _LONGEST = 4096
 
-# Seen of INVALID_USERNAME_PASSWORD; of the others the library looks at the body alone.
+# Observed for INVALID_USERNAME_PASSWORD; for the others the library reads only the body.
 _STATUS = {"INVALID_USERNAME_PASSWORD": 401, "ACCOUNT_LOCKED": 401, "SESSION_EXPIRED": 409}
 _MESSAGE = {"INVALID_USERNAME_PASSWORD": "generalLoginInvalidUsernameOrPassword"}
 
@@ -45,8 +45,8 @@ def text(fields: dict[str, Any], name: str) -> str:
 def set_session(response: HttpResponse, request: HttpRequest, cookie: str) -> None:
     """Set the cookies of the sign-in page.
 
-    Their path keeps one of Garmin's hosts from the cookies of another, which
-    here is the same host. They are not Secure, for there is no TLS on loopback.
+    Their path keeps the cookies of Garmin's hosts apart, since here they share one host. They are
+    not Secure, because there is no TLS on loopback.
     """
     path = "/" + "/".join(request.path_info.split("/")[1:3]) + "/"
     response.set_cookie("SESSION", cookie, path=path, httponly=True)
@@ -69,7 +69,7 @@ def find_sign_in(garmin: GarminState, request: HttpRequest, tld: str) -> SignIn 
 def try_password(
     garmin: GarminState, way: str, tld: str, email: str, password: str
 ) -> tuple[str, Account | None]:
-    """What a password gets: a `responseStatus.type`. It is looked at and dropped.
+    """The `responseStatus.type` for a password, which is checked and not kept.
 
     Raises Refusal where Garmin's front answers instead.
     """
@@ -105,7 +105,7 @@ def login(way: str, garmin: GarminState, request: HttpRequest, tld: str) -> Http
     fields = json_body(request)
     sign_in = find_sign_in(garmin, request, tld)
     if sign_in is None or "sign-in" not in request.META.get("HTTP_REFERER", ""):
-        # Garmin's front refuses a password that comes without the page before it.
+        # Garmin's front refuses a password if the page was not loaded first.
         return errors.front(429)
     email, password = text(fields, "username"), text(fields, "password")
     kind, account = try_password(garmin, way, tld, email, password)
@@ -127,7 +127,7 @@ portal_login = partial(login, "portal")
 
 
 def verify_code(garmin: GarminState, request: HttpRequest, tld: str) -> HttpResponse:
-    """Take the code. A wrong one may be followed by another; the library posts each one twice."""
+    """Take the code. After a wrong one, another may follow; the library posts each one twice."""
     if request.method != "POST":
         raise errors.method_not_allowed()
     sign_in = find_sign_in(garmin, request, tld)

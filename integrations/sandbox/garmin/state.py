@@ -22,9 +22,9 @@ from .tokens import Tokens
 #: Seconds between a correct password and the last moment for its code.
 MFA_LIFETIME = 600
 TICKET_LIFETIME = 300
-#: So many wrong passwords in a row lock an account.
+#: This many wrong passwords in a row lock an account.
 WRONG_PASSWORDS = 5
-#: The client that the app for Android signs in as.
+#: The client id of the app for Android.
 DI_CLIENT_ID = "GARMIN_CONNECT_MOBILE_ANDROID_DI_2025Q2"
 
 _FIELDS: dict[str, type | UnionType] = {
@@ -67,7 +67,7 @@ class Ticket:
 
 
 class GarminState(Provider):
-    """Garmin's memory, and the hands of a test on it.
+    """Garmin's memory, and the methods with which a test changes it.
 
     `accounts` is keyed by e-mail address, and so are most methods.
     `token_lifetime`, `refresh_lifetime` and `mfa_lifetime` (seconds) may be
@@ -132,10 +132,10 @@ class GarminState(Provider):
     def issue_session(
         self, email: str, expires_in: int | None = None, client_id: str = DI_CLIENT_ID
     ) -> dict[str, str]:
-        """A session without a sign-in, in the words of the library's `dumps()`.
+        """Make a session without a sign-in, in the form of the library's `dumps()`.
 
-        `expires_in` (seconds) may be negative for a token that is over
-        already. Sessions of one account live side by side.
+        `expires_in` (seconds) may be negative for a token that has expired already. Sessions of one
+        account live side by side.
 
         Raises LookupError for an unknown account.
         """
@@ -152,7 +152,7 @@ class GarminState(Provider):
     def expire(self, email: str, expires_in: int = -1) -> int:
         """Let the account's access tokens end `expires_in` seconds from now; return how many.
 
-        Only Garmin knows: the `exp` inside the tokens stays as it was.
+        Only Garmin knows this: the `exp` inside the tokens stays as it was.
         """
         with self._lock:
             return self._tokens.expire(email, expires_in)
@@ -168,7 +168,7 @@ class GarminState(Provider):
             return bool(self._tokens.by_access(token) or self._tokens.by_refresh(token))
 
     def end_mfa(self, email: str) -> int:
-        """Let it be too late for the codes that are being waited for; return how many."""
+        """Expire the sign-ins that wait for a code; return how many."""
         with self._lock:
             waiting = [
                 each
@@ -187,8 +187,7 @@ class GarminState(Provider):
     def edit_account(self, email: str, **changes: Any) -> Account:
         """Change an account's fields; gear may come as dictionaries.
 
-        Raises LookupError for an unknown account, TypeError or ValueError for
-        what does not fit.
+        Raises LookupError for an unknown account, TypeError or ValueError for wrong fields.
         """
         with self._lock:
             account = self.accounts[email]
@@ -235,7 +234,7 @@ class GarminState(Provider):
     # For the views
 
     def open_sign_in(self, domain: str) -> tuple[str, SignIn]:
-        """Serve the sign-in page to somebody new; return the cookie to know them by."""
+        """Serve the sign-in page to a new visitor; return the cookie that identifies them."""
         with self._lock:
             while len(self._sign_ins) >= _MOST_SIGN_INS:
                 del self._sign_ins[next(iter(self._sign_ins))]
@@ -327,7 +326,7 @@ class GarminState(Provider):
             return account is not None and account.throttled
 
     def refresh(self, refresh_token: str, domain: str, client_id: str) -> dict[str, Any] | None:
-        """Answer the refresh grant, or None for a dead token; the one given is dead at once."""
+        """Answer the refresh grant, or None for a dead token; the token given dies at once."""
         with self._lock:
             session = self._tokens.by_refresh(refresh_token)
             if session is None or (session.domain, session.client_id) != (domain, client_id):

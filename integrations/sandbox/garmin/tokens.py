@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-#: How long each is good for, in seconds. Garmin's own numbers drift; these are of their order.
+#: How long each is valid, in seconds. Garmin's own numbers drift; these are similar.
 ACCESS_LIFETIME = 86_400
 REFRESH_LIFETIME = 30 * 86_400
 
 
 @dataclass(eq=False)
 class Session:
-    """What one sign-in led to. The tokens change with every refresh, the session stays."""
+    """The result of one sign-in. The tokens change with every refresh; the session stays."""
 
     email: str
     domain: str
@@ -43,7 +43,7 @@ def jwt(claims: dict[str, Any]) -> str:
 
 
 class Tokens:
-    """Who may do what with which token. Not locked: its owner is."""
+    """Who may do what with which token. It has no lock of its own; its owner holds one."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -108,7 +108,7 @@ class Tokens:
         return session
 
     def expire(self, email: str, expires_in: int) -> int:
-        """Let the access tokens of an account end then; their `exp` goes on saying otherwise."""
+        """End an account's access tokens at that time; their `exp` stays unchanged."""
         found = [each for each in self._access.values() if each.session.email == email]
         for each in found:
             each.expires_at = self._clock() + expires_in

@@ -1,4 +1,4 @@
-"""Signing in with the HTML widget, the way in when the app's is blocked.
+"""Signing in with the HTML widget, which works when the app's way in is blocked.
 
 The library reads titles, a CSRF token and a few variables off its pages, so
 that is what these pages have; the rest of them is invented.
@@ -20,15 +20,15 @@ _MFA = "Enter MFA code for login"
 _TITLES = {
     "INVALID_USERNAME_PASSWORD": "Invalid sign in",
     "ACCOUNT_LOCKED": "Account locked",
-    # Nothing tells a page with a captcha from the one before.
+    # A page with a captcha looks like the one before it.
     "CAPTCHA_REQUIRED": _SIGN_IN,
 }
 
 
 def _title(kind: str) -> str:
-    """The title of what a password or a code gets.
+    """The title of the page that answers a password or a code.
 
-    "Update Phone Number" was seen (github.com/matin/garth/issues/19); the likes of it follow.
+    "Update Phone Number" was seen (github.com/matin/garth/issues/19); similar titles follow.
     """
     return _TITLES.get(kind) or kind.replace("_", " ").title()
 

@@ -2,8 +2,8 @@
 
 `Strava` is what a test holds: mint codes and tokens without a browser, count
 calls, make calls fail. Strava's OAuth errors, windows and oddities are
-imitated as documented at https://developers.strava.com/docs/authentication/
-and observed in the wild; invented details say so where they stand.
+imitated as documented at https://developers.strava.com/docs/authentication/ and observed in
+practice; invented details are marked.
 """
 
 from __future__ import annotations
@@ -110,8 +110,7 @@ class Strava(StravaState):
         """POST an event to the app's subscription, three times at most, and wait for it.
 
         Returns the status of each try, 0 for no answer in time; empty if the
-        app has no subscription. Without `updates` it is a title change, which
-        means nothing to most.
+        app has no subscription. Without `updates` it is a title change, which most apps ignore.
         """
         return push.send_event(
             self,

@@ -22,11 +22,11 @@ _SUMMARY = ("id", "primary", "name", "distance", "retired")
 def _limited(
     strava: StravaState, request: HttpRequest, view: Callable[[Pair, Athlete], dict[str, Any]]
 ) -> HttpResponse:
-    """Answer for the bearer of a token; the headers say how much of the limits is used."""
+    """Answer for a token's owner; the headers say how much of the limits is used."""
     if request.method not in ("GET", "HEAD"):
         raise errors.method_not_allowed()
     flag_secrets_in_query(strava, request)
-    # A token in the query or the form is not even looked at.
+    # A token in the query or the form is ignored.
     pair = strava.find_access_token(bearer_token(request))
     athlete = strava.athletes.get(pair.athlete_id) if pair is not None else None
     if pair is None or athlete is None:
@@ -66,8 +66,8 @@ def athlete(strava: StravaState, request: HttpRequest) -> HttpResponse:
 def gear(strava: StravaState, request: HttpRequest, gear_id: str) -> HttpResponse:
     """One of the athlete's own gear; another's is not found.
 
-    Strava documents no scope for it. The sandbox is strict, because a client
-    that may not list gear has no business with its details.
+    Strava documents no scope for it. The sandbox is strict: a client that may not list gear should
+    not read its details.
     """
 
     def view(pair: Pair, athlete: Athlete) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def _redirect_uri(request: HttpRequest, app: App) -> SplitResult:
     """
     refusal = bad_request("Application", "redirect_uri")
     uri = parameter(request, "redirect_uri", "Application")
-    # Browsers read a backslash as a slash, which moves where the host ends.
+    # Browsers read a backslash as a slash, which may end the host earlier.
     if not uri or "\\" in uri or " " in uri:
         raise refusal
     try:
@@ -67,7 +67,7 @@ def authorize(strava: StravaState, request: HttpRequest) -> HttpResponse:
     if app is None:
         raise bad_request("Application", "client_id")
     redirect_uri = _redirect_uri(request, app)
-    # The query alone: the form's own `scope` are the ticks, which come by the dozen.
+    # Only the query: the form repeats its own `scope` once per checked box.
     query = _QueryOnly(request)
     if parameter(query, "response_type", "Application") != "code":
         raise bad_request("Application", "response_type")
@@ -170,7 +170,7 @@ def _exchange(strava: StravaState, request: HttpRequest, app: App) -> dict[str, 
 
 
 def revoke(strava: StravaState, request: HttpRequest) -> HttpResponse:
-    """Kill the pair of a token, and all else of that athlete for this app (RFC 7009).
+    """Kill the pair of a token, and every other pair of that athlete for this app (RFC 7009).
 
     Source: https://github.com/stravalib/stravalib/issues/738
     """
@@ -186,7 +186,7 @@ def revoke(strava: StravaState, request: HttpRequest) -> HttpResponse:
     if not value:
         raise bad_request("Request", "token")
     pair = strava.find_any_token(value)
-    # A token of another app is as good as unknown, and unknown tokens are no error.
+    # A token of another app counts as unknown, and an unknown token is no error.
     if pair is not None and pair.client_id == app.client_id:
         strava.revoke_grant(pair.athlete_id, app.client_id)
     return HttpResponse(b"", content_type="application/json")

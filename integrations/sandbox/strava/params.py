@@ -19,8 +19,8 @@ _SECRETS = ("client_secret", "refresh_token", "token", "access_token")
 def parameter(request: HttpRequest, name: str, resource: str = "Request") -> str:
     """One parameter of the form or, failing that, of the query; empty if missing.
 
-    Raises Refusal (400) if it comes twice, which parsers read differently, if
-    it holds control characters, or if it is absurdly long.
+    Raises Refusal (400) if it comes twice (parsers differ on that), if it has control characters,
+    or if it is absurdly long.
     """
     values = request.POST.getlist(name) + request.GET.getlist(name)
     if not values:

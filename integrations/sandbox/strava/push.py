@@ -47,8 +47,8 @@ def _fetch(method: str, url: str, body: bytes | None = None) -> tuple[int, bytes
 def _callback_url(request: HttpRequest) -> str:
     """The callback, if it is plain HTTP on this very machine.
 
-    Strava itself calls any public address; a toy that does so would be a
-    way to make this machine call out.
+    Strava itself calls any public address; a sandbox that did so could be used to make this machine
+    call out.
     """
     url = parameter(request, "callback_url", "PushSubscription")
     try:
@@ -90,8 +90,8 @@ def push_subscriptions(
 ) -> HttpResponse:
     """Create, list or delete an app's one subscription, with the app's credentials.
 
-    Strava documents the credentials of GET and DELETE in the query, so that
-    is no violation here.
+    Strava documents that GET and DELETE take the credentials in the query, so that is no violation
+    here.
     """
     app = authenticate_client(strava, request)
     if not app.active:

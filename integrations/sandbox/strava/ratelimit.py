@@ -1,4 +1,4 @@
-"""Strava's two rate limits, in the windows in which Strava counts them.
+"""Strava's two rate limits, counted in Strava's windows.
 
 Source: https://developers.strava.com/docs/rate-limits/
 """
@@ -14,13 +14,12 @@ Limit = tuple[int, int]
 DEFAULT_OVERALL: Limit = (200, 2000)
 DEFAULT_READ: Limit = (100, 1000)
 
-# Epoch time began at midnight UTC on a full quarter, so plain division turns
-# the windows where Strava turns them.
+# Epoch time began at midnight UTC, so plain division ends the windows when Strava does.
 _WINDOWS = (15 * 60, 24 * 60 * 60)
 
 
 class RateLimits:
-    """Calls counted by client. A call that is refused counts too."""
+    """Calls counted by client. A refused call counts, too."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

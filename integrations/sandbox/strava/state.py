@@ -58,7 +58,7 @@ class Subscription:
 
 
 def parse_scope(scope: str | Iterable[str]) -> tuple[str, ...]:
-    """Split a scope at commas or spaces, and drop what is said twice.
+    """Split a scope at commas or spaces, and drop duplicates.
 
     Raises ValueError for a scope that Strava does not have.
     """
@@ -70,7 +70,7 @@ def parse_scope(scope: str | Iterable[str]) -> tuple[str, ...]:
 
 
 class StravaState(Provider):
-    """Strava's memory, and the hands of a test on it.
+    """Strava's memory, and the methods with which a test changes it.
 
     `token_lifetime` (seconds) may be changed at any time, and so may the
     fields of `apps` and `athletes`, which are keyed by id.
@@ -135,9 +135,8 @@ class StravaState(Provider):
     ) -> dict[str, Any]:
         """A pair of tokens as the code grant answers, `athlete` included.
 
-        `expires_in` (seconds) may be negative for an access token that is
-        over already; without it, it is `token_lifetime`. Pairs of one athlete
-        live side by side. Raises as `grant` does.
+        `expires_in` (seconds) may be negative for an access token that has expired already; the
+        default is `token_lifetime`. Pairs of one athlete live side by side. Raises as `grant` does.
         """
         granted = parse_scope(scope)
         with self._lock:
@@ -174,14 +173,14 @@ class StravaState(Provider):
     # For tests: apps, athletes, limits
 
     def deactivate(self, client_id: str = CLIENT_ID) -> None:
-        """Make an app inactive: 403 everywhere, but refreshing goes on working."""
+        """Make an app inactive: 403 everywhere, except that refreshing goes on working."""
         self.edit_app(client_id, active=False)
 
     def activate(self, client_id: str = CLIENT_ID) -> None:
         self.edit_app(client_id, active=True)
 
     def limit_athletes(self, athlete_limit: int | None, client_id: str = CLIENT_ID) -> None:
-        """Let an app connect so many athletes at most; 0 refuses everybody, None nobody."""
+        """Limit how many athletes an app may connect; 0 refuses everybody, None nobody."""
         self.apps[client_id].athlete_limit = athlete_limit
 
     def limit_rate(
@@ -226,7 +225,7 @@ class StravaState(Provider):
 
     @property
     def violations(self) -> list[str]:
-        """Requests that worked but should not be made so, such as secrets in a query."""
+        """Requests that worked but broke a rule, such as secrets in a query."""
         with self._lock:
             return list(self._violations)
 
@@ -248,9 +247,9 @@ class StravaState(Provider):
                 self._violations.append(text)
 
     def is_full(self, app: App, but_for: int | None = None) -> bool:
-        """Say whether the app has as many connected athletes as it may have.
+        """Say whether the app has reached its limit of connected athletes.
 
-        `but_for` is an athlete who may be one of them already, and then stays.
+        `but_for` is an athlete who does not count as a new one if connected already.
         """
         if app.athlete_limit is None:
             return False
@@ -261,7 +260,7 @@ class StravaState(Provider):
         return connected >= app.athlete_limit
 
     def find_code(self, code: str, client_id: str) -> tuple[Code | None, bool]:
-        """Spend a code. The flag says that it was good: the first use, and in time."""
+        """Spend a code. The flag says whether it was valid: in time and used for the first time."""
         with self._lock:
             found = self._codes.get(code)
             if found is None or found.client_id != client_id:
@@ -283,8 +282,8 @@ class StravaState(Provider):
     def refresh(self, refresh_token: str, client_id: str) -> dict[str, Any] | None:
         """Answer the refresh grant, or None for a dead token.
 
-        A rotated access token goes on working until it expires, the refresh
-        token does not: Source: https://developers.strava.com/docs/authentication/
+        A rotated access token works until it expires; a rotated refresh token is dead. Source:
+        https://developers.strava.com/docs/authentication/
         """
         with self._lock:
             pair = self._by_refresh.get(refresh_token)

@@ -1,5 +1,5 @@
-// Everything works without this module; it saves a selection, a press, a page, a second submit and
-// a reload.
+// Everything works without this module; it only saves the athlete a selection, a press, a page, a
+// second submit and a reload.
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
   if (!navigator.clipboard) break; // plain http: the text can still be selected
@@ -16,7 +16,7 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
-// Asking once more takes a page of its own, or a dialog.
+// A confirmation is a page of its own, or a dialog.
 for (const link of document.querySelectorAll("a[data-opens]")) {
   link.setAttribute("role", "button");
   link.setAttribute("aria-haspopup", "dialog");
@@ -28,13 +28,13 @@ for (const link of document.querySelectorAll("a[data-opens]")) {
   link.addEventListener("keydown", (event) => event.key === " " && open(event));
 }
 
-// Times are told in UTC, and shown in the reader's own zone.
+// Times come in UTC, and are shown in the reader's own zone.
 for (const time of document.querySelectorAll("time[data-local]")) {
   const style = time.dataset.local ? { dateStyle: "long" } : { dateStyle: "medium", timeStyle: "short" };
   try {
     time.textContent = new Intl.DateTimeFormat(document.documentElement.lang || undefined, style).format(new Date(time.dateTime));
   } catch {
-    break; // a language that the browser does not know
+    break; // the browser does not know the language
   }
 }
 
@@ -52,10 +52,10 @@ function release() {
   }
 }
 
-// Also for a page out of the back/forward cache, and for a reload that kept the button's state.
+// Also for a page from the back/forward cache, and for a reload that kept the button's state.
 addEventListener("pageshow", release);
 
-// A switch saves itself. Its button stays in the order of the keyboard, and shows when focused.
+// A switch saves itself. Its button stays in the tab order, and shows when focused.
 for (const form of document.querySelectorAll("form[data-saves-itself]")) {
   const button = form.querySelector("button");
   button.classList.add("shown-by-focus");
@@ -63,26 +63,26 @@ for (const form of document.querySelectorAll("form[data-saves-itself]")) {
   form.addEventListener("change", () => form.requestSubmit(button));
 }
 
-// What has become of it is told where it is looked for: what did not happen, in its card, with the
-// focus in the field that is to blame; what did happen, at the top of the page or in its card.
+// The result is shown where the athlete looks for it: a failure in its card, with the focus in the
+// field that is to blame; a success at the top of the page or in its card.
 const alert = document.querySelector("main [role=alert]");
 const news = alert ?? document.querySelector("main > .notice") ?? moved();
 if (news) {
   const field = document.querySelector("[aria-invalid=true]");
-  // After the load, or the browser moves the focus and the view itself once more.
+  // After the load, because until then the browser may move the focus and the view again.
   if (document.readyState === "complete") tell(news, field);
   else addEventListener("load", () => tell(news, field), { once: true });
 }
 
-// To those who do not see it, and to those who have scrolled elsewhere.
+// For those who do not see it, and for those who have scrolled elsewhere.
 function tell(news, field) {
   if (!news.matches("input")) news.tabIndex = -1;
   (field ?? news).focus({ preventScroll: true });
-  // Its label and the field itself come below it, and shall be in view as well.
+  // Its label and the field itself come below it, and should be in view, too.
   news.scrollIntoView({ block: field ? "start" : "nearest" });
 }
 
-// After the page has moved on by itself: say so in the title, and in a live region that changes.
+// After the page has reloaded by itself: say so in the title, and in a live region that changes.
 function moved() {
   const card = history.state?.moved && document.querySelector(history.state.moved);
   if (!card) return null;
@@ -100,8 +100,8 @@ function moved() {
   return card.querySelector("input[autofocus]") ?? (said?.matches(".notice") ? said : card.querySelector(".notice:not([hidden])")) ?? card;
 }
 
-// A sign-in or a sync runs in the background: ask how it stands, ever less often and
-// never for a hidden tab, and load the page again once it has moved on.
+// A sign-in or a sync runs in the background: ask for its status, less and less often and never for
+// a hidden tab, and reload the page once it changes.
 for (const card of document.querySelectorAll("[data-poll]")) follow(card);
 
 async function follow(card) {
@@ -117,7 +117,7 @@ async function follow(card) {
         headers: { Accept: "application/json" },
         signal: AbortSignal.timeout(10_000),
       });
-      if (response.status === 401) break; // logged out meanwhile
+      if (response.status === 401) break; // signed out meanwhile
       if (!response.ok) throw new Error(response.statusText);
       now = (await response.json())[provider];
       failures = 0;
@@ -133,7 +133,7 @@ async function follow(card) {
       { moved: isGear ? `#${provider}-gear` : `[data-provider="${provider}"]`, when: isGear ? "synced" : now.status },
       "",
     );
-    history.scrollRestoration = "manual"; // or the view would go back to where it was
+    history.scrollRestoration = "manual"; // otherwise the view would jump back
     location.reload();
     return;
   }
@@ -141,15 +141,15 @@ async function follow(card) {
   if (stalled) stalled.hidden = false;
 }
 
-// Against what the page was made from, not the first answer: it may have moved on in between.
+// Compare with what the page was made from, not the first answer, which may be newer.
 function hasMovedOn({ status, syncedAt, gear, error, syncing }, now) {
   return (
     now.status !== status ||
     String(now.gear) !== gear ||
     (now.error?.code ?? "") !== error ||
-    // The page has microseconds, the answer milliseconds.
+    // The page has microseconds; the answer has milliseconds.
     Math.abs((Date.parse(now.last_synced_at) || 0) - (Date.parse(syncedAt) || 0)) > 1 ||
-    // Without a worker nothing of it changes. After a minute the site counts it as ended.
+    // Without a worker none of this changes. After a minute the site counts it as ended.
     (syncing !== undefined && performance.now() > 62_000)
   );
 }
