@@ -1,8 +1,8 @@
-"""The Celery app, for TASKS_BACKEND=celery: background work over any number of machines.
+"""The Celery app, for TASKS_BACKEND=celery: background work on any number of machines.
 
     celery -A project worker
 
-The tasks are those of django.tasks; nothing in them knows of Celery.
+The tasks are those of django.tasks, which do not depend on Celery.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
 if settings.TASKS_BACKEND != "celery":
-    # Celery would take a broker on this machine for granted, and wait there for nothing.
+    # Celery would assume a broker on this machine, and wait for it in vain.
     raise ImproperlyConfigured(f"TASKS_BACKEND is {settings.TASKS_BACKEND}, so Celery has no work.")
 
 HIGHEST = settings.CELERY_TASK_QUEUE_MAX_PRIORITY
@@ -28,11 +28,11 @@ class Task(celery.Task):
     """A task whose priority every broker understands."""
 
     def apply_async(self, *args: Any, priority: int | None = None, **options: Any) -> Any:
-        """Send the task; `priority` comes as django-tasks-celery maps it, 1 to 255 or None for 0.
+        """Send the task; `priority` is from django-tasks-celery: 1 to 255, or None for 0.
 
-        RabbitMQ takes all above a queue's highest for the highest, and each level costs it
-        memory, so 255 of them are too many. To Celery's Redis transport 0 is the most urgent,
-        and so the least urgent of django-tasks-celery's would come first.
+        RabbitMQ caps a priority at the queue's highest, and each level costs it memory, so 255
+        levels are too many. To Celery's Redis transport 0 is the most urgent, so without this the
+        least urgent task would come first.
 
         Source: https://www.rabbitmq.com/docs/priority;
         https://docs.celeryq.dev/en/stable/userguide/routing.html#redis-message-priorities
@@ -45,7 +45,7 @@ class Task(celery.Task):
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def leave_logging_to_django(**kwargs: Any) -> None:
-    """Keep Celery from replacing the handlers, and with them the filters that cut secrets off."""
+    """Keep Celery from replacing the handlers and their filters, which remove secrets."""
 
 
 app = celery.Celery("project", task_cls=Task)

@@ -12,7 +12,7 @@ DEMO_USERS = {"alice": "an athlete", "bob": "another athlete", "admin": "staff, 
 
 
 def write_dotenv() -> None:
-    """Write .env for development, readable by its owner alone. Leaves one that exists alone."""
+    """Write .env for development, readable only by its owner. Keeps an existing one."""
     from integrations.sandbox.strava import CLIENT_ID, CLIENT_SECRET
 
     lines = [

@@ -1,9 +1,9 @@
 """The one reader of the environment and of `.env`: every variable is read the same way.
 
-Spaces and line breaks around a value do not count, and a blank value is none: the default holds.
-NAME_FILE names a file with the value, which is how containers get their secrets. No character
-stands for anything else: a `$` is a `$`. What cannot be understood is refused in one line that
-names the variable and never shows its value, for that may be a secret.
+Spaces and line breaks around a value do not count, and a blank value means the default. NAME_FILE
+names a file with the value, which is how containers get their secrets. No character has a special
+meaning: a `$` is a `$`. An invalid value is refused in one line that names the variable and never
+shows the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ DOTENV = Path(__file__).resolve().parent.parent / ".env"
 _FLAGS = dict.fromkeys(("1", "on", "true", "yes", "y", "t", "ok"), True) | dict.fromkeys(
     ("0", "off", "false", "no", "n", "f"), False
 )
-# Addresses of files, where an @ is one.
+# Schemes of files, in whose URLs an @ is just an @.
 _FILES = {"sqlite", "spatialite", "prometheus_sqlite", "prometheus_spatialite", "filecache"}
 _HOST = re.compile(r"(\[[\w:.%]+\]|[^\s:@\[\]]*)(:\d{0,5})?")
-# A value in quotes, and a comment behind it.
+# A value in quotes, with a comment after it.
 _QUOTED = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*")\s+#.*""")
 
 
@@ -38,7 +38,7 @@ def _other(name: str) -> str:
 
 
 class Environment:
-    """What the variables say; those of `.env` count where the environment does not name them."""
+    """The variables of the environment, and those of `.env` that the environment does not name."""
 
     def __init__(self, given: Mapping[str, str], dotenv: Mapping[str, str] | None = None) -> None:
         self.values = dict(given)
@@ -47,8 +47,8 @@ class Environment:
                 self.values[name] = value
 
     def publish(self, *names: str) -> None:
-        """Let libraries that look for themselves find what `.env` says, and these names as they
-        are read here: to prometheus_client, a blank directory is the current one.
+        """Show the variables of `.env` to libraries that read the environment, and these names as
+        they are read here: prometheus_client takes a blank directory for the current one.
         """
         for name, value in self.values.items():
             os.environ.setdefault(name, value)
@@ -90,7 +90,7 @@ class Environment:
         return value
 
     def items(self, name: str, default: Sequence[str] = (), *, spaces: bool = False) -> list[str]:
-        """A list, split at commas and line breaks; at spaces too where no item can have one."""
+        """A list, split at commas and line breaks; with `spaces`, at spaces, too."""
         parts = re.split(r"[,\s]" if spaces else r"[,\r\n]", self.text(name))
         return [part.strip() for part in parts if part.strip()] or list(default)
 
@@ -108,7 +108,7 @@ class Environment:
         return found
 
     def sub_path(self, name: str, default: str = "") -> str:
-        """A path with a slash before it and none behind; empty for the root."""
+        """A path with a leading slash and no trailing one; empty for the root."""
         value = self.text(name, default).strip("/")
         if value and not re.fullmatch(r"[A-Za-z0-9_][\w.~-]*(/[A-Za-z0-9_][\w.~-]*)*", value, re.A):
             raise ImproperlyConfigured(f"{name} must be a path, such as /athletes.")
@@ -123,11 +123,11 @@ class Environment:
         example: str = "https://example.com",
         several: bool = False,
     ) -> str:
-        """An address, or several with a `;` between them, which is how Celery takes brokers.
+        """A URL, or several separated by `;`, as Celery accepts brokers.
 
-        Refused is what would be misread: a password with a `/`, a `?` or a `#` that is not
-        percent-encoded ends the host, and the rest of it would be taken for a path. Nobody must
-        connect to the host that is left.
+        A URL that could be misread is refused: if a password has a `/`, a `?` or a `#` that is not
+        percent-encoded, the host ends there and the rest looks like a path. Nothing may connect to
+        that wrong host.
         """
         value = self.text(name, default)
         if not value:
@@ -147,8 +147,8 @@ class Environment:
         if url == "sqlite://:memory:":
             return dict(environ.Env.db_url_config(url))
         parts = urlparse(url)
-        # Or django-environ would take a + in a name for a space; and where there is no path, encode
-        # once more what is encoded.
+        # Otherwise django-environ would read a + in a name as a space and, without a path, encode
+        # twice.
         path = parts.path.replace("+", "%2B") or "/"
         return dict(environ.Env.db_url_config(parts._replace(path=path)))
 
@@ -156,7 +156,7 @@ class Environment:
         example = "redis://:password@host/0"
         url = self.address(name, environ.Env.CACHE_SCHEMES, default, example=example)
         if "," in urlsplit(url).netloc.rpartition("@")[0]:
-            # To django-environ it separates hosts.
+            # django-environ would split hosts at it.
             raise ImproperlyConfigured(
                 f"{name} has a comma before its host: in a user or password it must be "
                 "percent-encoded, as %2C."
@@ -165,9 +165,9 @@ class Environment:
 
 
 def _checked(url: str, schemes: Collection[str]) -> str:
-    """An address with its scheme in lower case.
+    """A URL with its scheme in lower case.
 
-    Raises ValueError, which may show a part of it, if anybody could misread it.
+    Raises ValueError, which may show a part of the URL, if it could be misread.
     """
     parts = urlsplit(url)
     if parts.scheme not in schemes or not url[len(parts.scheme) :].startswith("://"):
@@ -182,23 +182,23 @@ def _checked(url: str, schemes: Collection[str]) -> str:
 def _check_authority(parts: SplitResult) -> None:
     user, _at, location = parts.netloc.rpartition("@")
     if parts.scheme in _FILES:
-        if parts.netloc and parts.scheme != "filecache":  # sqlite://name would be in memory
+        if parts.netloc and parts.scheme != "filecache":  # sqlite://name would mean in memory
             raise ValueError
     elif "@" in parts.path + parts.query or "\ufffd" in unquote(user):
         raise ValueError
     hosts = location.split(",")
     if not all(_HOST.fullmatch(host) for host in hosts):
         raise ValueError
-    if len(hosts) == 1 and parts.port == 0:  # asking for it raises if it is beyond 65535
+    if len(hosts) == 1 and parts.port == 0:  # raises ValueError above 65535
         raise ValueError
     if parts.scheme in ("http", "https") and not parts.hostname:
         raise ValueError
 
 
 def read_dotenv(text: str) -> dict[str, str]:
-    """The variables of a `.env`, in which spaces around a name or value do not count either.
+    """The variables of a `.env`; spaces around a name or value do not count.
 
-    A comment begins with a `#` at the start of a line, or after a space where it is not in quotes.
+    A comment begins with a `#` at the start of a line, or after a space outside quotes.
     """
     lines = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,7 +1,7 @@
 """What /healthz/ looks at: the database, its migrations, the task backend, the Fernet keys.
 
-Anybody may ask, so the answer has names and "ok" or "failed", and nothing else; why, stands in
-the log. A probe must not hang with what it looks at: each look has a time limit.
+Anybody may ask, so the answer has only names with "ok" or "failed"; the log has the reason. A probe
+must not hang along with what it checks, so each check has a time limit.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from integrations import services
 
 logger = logging.getLogger("project.health")
 
-TIMEOUT = timedelta(seconds=2)  # for each look; django-health-check adds a second
+TIMEOUT = timedelta(seconds=2)  # for each check; django-health-check adds a second
 
-# Not waited for: a broker that neither answers nor refuses must not hold the request.
+# Nothing waits for these threads: a silent broker must not hold the request.
 _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
 
 
 class Unhealthy(Exception):
-    """A look that found what it was looking for not to be well."""
+    """A check that failed."""
 
 
 @contextmanager
 def _in_time() -> Iterator[None]:
-    """Bound the statements within: a migration, for one, may have locked what they read."""
+    """Limit the time of the statements within: a migration, for example, may hold a lock."""
     if connection.vendor != "postgresql":
         yield
         return
@@ -55,7 +55,7 @@ def _in_time() -> Iterator[None]:
 
 
 class OnThisConnection:
-    """Runs a check in the request's own thread, and so on the connection that requests use."""
+    """Runs a check in the request's thread, and so on the connection that requests use."""
 
     timeout = TIMEOUT
 
@@ -70,7 +70,7 @@ class OnThisConnection:
             raise ServiceUnavailable(type(exc.__cause__ or exc).__name__) from None
 
     def look(self) -> None:
-        """Raise anything where all is not well."""
+        """Raise any exception if something is wrong."""
         raise NotImplementedError
 
 
@@ -86,7 +86,7 @@ class Database(OnThisConnection, checks.Database):
 
 @dataclasses.dataclass
 class Migrations(OnThisConnection, HealthCheck):
-    """Every migration that this code brings is applied. More may be, from a newer release."""
+    """Every migration of this code is applied. A newer release may have applied more."""
 
     name = "migrations"
 
@@ -121,7 +121,7 @@ class DatabaseQueue(OnThisConnection, HealthCheck):
 
 @dataclasses.dataclass
 class RabbitMQ(HealthCheck):
-    """The broker of TASKS_BACKEND=celery answers. Workers may be away: it keeps the work."""
+    """The broker of TASKS_BACKEND=celery answers. Workers may be down: it keeps the work."""
 
     name = "task_backend"
     timeout = TIMEOUT
@@ -130,7 +130,7 @@ class RabbitMQ(HealthCheck):
         from .celery import app
 
         try:
-            # release() comes by itself; connect(), unlike ensure_connection(), tries only once.
+            # `with` calls release(); connect(), unlike ensure_connection(), tries only once.
             with app.connection_for_write(connect_timeout=TIMEOUT.total_seconds()) as broker:
                 broker.connect()
         except Exception as exc:
@@ -140,7 +140,7 @@ class RabbitMQ(HealthCheck):
 
 @dataclasses.dataclass
 class Redis(redis.Redis):
-    """The same for Redis. Not by Celery, whose patience with it is minutes."""
+    """The same for Redis, without Celery, which would wait for minutes."""
 
     name = "task_backend"
     timeout = TIMEOUT
@@ -167,7 +167,7 @@ def task_backend() -> type[HealthCheck]:
 
 
 class HealthView(HealthCheckView):
-    """200 where all is well, 503 where something is not."""
+    """Answers 200 if all is well, otherwise 503."""
 
     http_method_names = ["get", "head"]
 
@@ -178,7 +178,7 @@ class HealthView(HealthCheckView):
         return nullcontext(_threads)
 
     async def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> JsonResponse:
-        # The base class would answer 500, in the format that is asked for, with what it found.
+        # The base class would answer 500, with details, in the requested format.
         with self.get_executor() as executor:
             results = await asyncio.gather(
                 *(check.get_result(executor) for check in self.get_checks())

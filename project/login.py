@@ -1,4 +1,4 @@
-"""Logging in, with a limit to guessing: for athletes, and for staff at the admin's own form."""
+"""Signing in, with a limit on guesses: for athletes, and for staff in the admin."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from django.utils.translation import gettext_lazy as _
 from .proxy import is_trusted
 
 WINDOW = 300  # seconds
-# So many wrong passwords within it: for one name from one network; from one network, whatever the
-# name; for one name, wherever from. The last is out of reach for any one network alone, or anybody
-# could lock anybody out.
+# Wrong passwords allowed within it: for one name from one network; from one network for any name;
+# for one name from anywhere. One network alone cannot reach the last limit, or anybody could lock
+# anybody out.
 MOST = (10, 50, 200)
-# Some proxies write it behind an IPv4 address, or one in brackets.
+# The port that some proxies append to an IPv4 address, or to one in brackets.
 _PORT = re.compile(r"^(\[.*\]|[^:]*):\d+$")
 
 
 def client_network(request: HttpRequest) -> str:
     """Where a request comes from: an IPv4 address, or the /48 that one customer may have of IPv6.
 
-    A proxy is believed what it appends to X-Forwarded-For if it is one of TRUSTED_PROXIES, or at
-    the other end of a socket in the file system; what stands before that anybody can have
-    written. Empty where nobody has said.
+    The entry that a proxy appends to X-Forwarded-For counts if the proxy is one of TRUSTED_PROXIES,
+    or at the other end of a socket file. Anybody can have written the entries before it. Empty if
+    the address is unknown.
     """
     hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
     address = request.META.get("REMOTE_ADDR", "")
     while any(hops) and is_trusted(address):
         address = hops.pop()
         if "*" in settings.TRUSTED_PROXIES:
-            break  # whoever is next, there is one proxy
+            break  # with "*" there is only one proxy
     try:
         parsed = ipaddress.ip_address(_PORT.sub(r"\1", address).strip("[]"))
     except ValueError:
@@ -60,26 +60,26 @@ def _count(key: str) -> int:
 
 
 class ThrottledForm(AuthenticationForm):
-    """Counts wrong passwords in Django's cache, and from too many on accepts none, right or wrong:
-    or guessing could go on and see when it is right."""
+    """Counts wrong passwords in Django's cache, and after too many refuses even the right one:
+    otherwise guessing could go on until one is accepted."""
 
     throttled = False
 
     def clean(self) -> dict[str, Any]:
         if not self.cleaned_data.get("password"):
-            return super().clean()  # nothing is tried
+            return super().clean()  # no password, no guess
         keys = dict(self._keys())
-        # Before the password is looked at, or many at once would all find that there is room left.
-        # A cache that is down keeps nobody out.
+        # Count first, then check the password: many at once must not all pass the limit. A cache
+        # that is down keeps nobody out.
         with suppress(Exception):
-            # The narrower first: what it has stopped counts no further.
+            # The narrowest first: a try that it stops is not counted by the others.
             self.throttled = any(_count(key) > most for key, most in keys.items())
         if self.throttled:
             raise ValidationError(
                 _("Too many wrong passwords. Please try again in five minutes."), code="throttled"
             )
         cleaned: dict[str, Any] = super().clean()
-        # It was right: none of the wrong ones.
+        # The password was right, so it does not count as wrong.
         with suppress(Exception):
             for key in keys:
                 cache.decr(key)
@@ -87,12 +87,12 @@ class ThrottledForm(AuthenticationForm):
         return cleaned
 
     def _keys(self) -> Iterator[tuple[str, int]]:
-        """What to count under, and up to what; the name with its network first."""
+        """The cache keys and their limits; the name with its network comes first."""
         name = unicodedata.normalize("NFKC", self.cleaned_data.get("username", "")).casefold()
         network = client_network(self.request) if self.request is not None else ""
         whom = [(name, network), ("", network), (name, "")]
         for who, most in zip(whom, MOST, strict=True):
-            # Where nobody has said which network it is, all would share one.
+            # Without a known network, all would share one count.
             if network or who is whom[-1]:
                 yield "login:" + sha256(repr(who).encode(errors="replace")).hexdigest(), most
 

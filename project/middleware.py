@@ -10,10 +10,10 @@ from django.http.request import split_domain_port
 def known_hosts(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[..., HttpResponse]:
-    """Answer to no host that ALLOWED_HOSTS does not name, not even with a redirect or a style.
+    """Refuse every host that ALLOWED_HOSTS does not name, even for a redirect or a style sheet.
 
-    But /healthz/ and /metrics to whoever asks this machine by an address or as localhost, whatever
-    it says: orchestrators and scrapers know no name, and neither makes a link of the host.
+    The exceptions are /healthz/ and /metrics, for any IP address and localhost: orchestrators and
+    scrapers do not know the name, and these two make no link from the host.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:
@@ -35,9 +35,9 @@ def _is_address(host: str) -> bool:
 
 
 def only_utf8(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
-    """Refuse forms in another charset, as Django does for all but multipart ones.
+    """Refuse forms in another charset than UTF-8, which Django does only if they are not multipart.
 
-    There, charsets such as utf-7 or idna smuggle in what no database stores, or break the parser.
+    Charsets such as utf-7 or idna let through text that no database stores, or break the parser.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""What is mended before Django sees a request, whichever server and proxy it came through."""
+"""Fixes to a request before Django sees it, for any server and proxy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.urls import is_valid_path
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-# What proxies tell the scheme by, and their words for https.
+# The headers in which proxies send the scheme, and their words for https.
 _SCHEME = ("HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL")
 _SECURE = {"https", "ssl", "on"}
 
@@ -25,7 +25,7 @@ def is_trusted(address: str) -> bool:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    # As a server that listens on IPv6 for both writes an IPv4 address.
+    # A server that listens on IPv6 for both writes an IPv4 address this way.
     parsed = getattr(parsed, "ipv4_mapped", None) or parsed
     return any(
         parsed in ipaddress.ip_network(proxy, strict=False) for proxy in settings.TRUSTED_PROXIES
@@ -33,7 +33,7 @@ def is_trusted(address: str) -> bool:
 
 
 def mended(application: Application) -> Application:
-    """Put in front of Django what makes one shape of all proxies."""
+    """Wrap Django so that requests from all proxies look the same."""
 
     def handle(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         _set_scheme(environ)
@@ -47,10 +47,10 @@ def mended(application: Application) -> Application:
 
 
 def _set_scheme(environ: dict[str, Any]) -> None:
-    """Believe a trusted proxy that the browser spoke https, in any case and said any number of
-    times: each proxy of several may add its own.
+    """Believe a trusted proxy that the browser used https, in upper or lower case and repeated:
+    each of several proxies may add its own word.
 
-    Where they disagree, one of the hops was plain, or a client has written the first word: http.
+    If they disagree, it is http: one of the hops was plain, or a client wrote the first word.
     """
     if not is_trusted(environ.get("REMOTE_ADDR", "")):
         return
@@ -60,21 +60,21 @@ def _set_scheme(environ: dict[str, Any]) -> None:
 
 
 def _take_off_sub_path(environ: dict[str, Any]) -> None:
-    """Accept the site's sub-path from a proxy that leaves it, as from one that takes it off."""
+    """Accept requests from a proxy that keeps the site's sub-path, and from one that strips it."""
     prefix, path = settings.FORCE_SCRIPT_NAME, environ.get("PATH_INFO", "")
     if not prefix or environ.get("SCRIPT_NAME") or not f"{path}/".startswith(f"{prefix}/"):
         return
     rest = path.removeprefix(prefix) or "/"
-    # Below /integrations, a proxy that takes it off leaves /integrations/status/.
+    # With the sub-path /integrations, a proxy that strips it leaves /integrations/status/.
     if is_valid_path(rest) or not is_valid_path(path):
         environ["PATH_INFO"] = rest
 
 
 def _measure_chunks(environ: dict[str, Any]) -> bool:
-    """Give a body that came in chunks the length without which Django takes it for empty.
+    """Give a chunked body a length: without one, Django reads it as empty.
 
-    Returns whether it is within DATA_UPLOAD_MAX_MEMORY_SIZE. What is malformed the server refuses,
-    and closes the connection: where the next request begins, nobody knows.
+    Returns whether it is within DATA_UPLOAD_MAX_MEMORY_SIZE. The server refuses malformed chunks
+    and closes the connection, because the start of the next request is unknown.
 
     Source: https://code.djangoproject.com/ticket/35838
     """

@@ -1,9 +1,9 @@
-"""The scheduler: enqueues at their times the tasks that nobody asks for, whatever TASKS_BACKEND.
+"""The scheduler: enqueues the periodic tasks on time, for any TASKS_BACKEND.
 
     python -m project.schedule
 
-Start one on every machine, if you like. One of them leads and the others stand by: on PostgreSQL
-it holds an advisory lock, on SQLite, which is one machine, a locked file beside the database.
+You may start one on every machine. One of them leads and the others stand by. On PostgreSQL the
+leader holds an advisory lock; on SQLite (one machine) it locks a file beside the database.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from django.utils import timezone
 logger = logging.getLogger("project.schedule")
 
 TICK = 5  # seconds
-# A leader that PostgreSQL does not hear of for so long has died with its machine.
+# A leader that PostgreSQL has not heard from for this long has died with its machine.
 DEAD = timedelta(seconds=30)
-# No task takes so long.
+# No task takes this long.
 LOST_AFTER = timedelta(hours=1)
-# Of this site's database; locks of other databases are others'.
+# The lock belongs to this site's database; another database has its own.
 LOCK_ID = 0x696E7465_67726174
 
 
@@ -45,11 +45,11 @@ class Job(NamedTuple):
 
 
 def jobs() -> list[Job]:
-    """What to do, and how often. Each looks for what is due, so once too often is harmless."""
+    """What to do, and how often. Each job looks for what is due, so an extra run is harmless."""
     from integrations import services, tasks  # need the apps to be ready
 
     found = [
-        # Done here and now: a password whose time is over must not wait for a worker.
+        # Run in this process: erasing an expired password must not wait for a worker.
         Job(forget.__name__, forget, timedelta(minutes=1))
         for forget in (
             services.forget_dead_garminconnect_logins,
@@ -74,14 +74,14 @@ def jobs() -> list[Job]:
 
 
 class WorkerLost(Exception):
-    """How a task ended whose worker did not live to say it."""
+    """The error of a task whose worker died."""
 
 
 def end_lost_tasks() -> None:
-    """Mark as failed what died with its worker: the database's queue by itself never does.
+    """Mark tasks whose worker died as failed: the database's queue never does.
 
-    Nothing is run again here: what still has to be done stands in the rows of the app. A task
-    that was only slow overwrites the mark when it ends.
+    Nothing is run again here: the app's rows know what is still due. A task that was only slow
+    overwrites the mark when it ends.
     """
     from django_tasks_db.models import DBTaskResult
 
@@ -90,7 +90,7 @@ def end_lost_tasks() -> None:
     count = lost.update(
         status=TaskResultStatus.FAILED,
         finished_at=now,
-        # Not by its __module__, which is __main__ in a scheduler that runs.
+        # Not its __module__, which is __main__ in a running scheduler.
         exception_class_path="project.schedule.WorkerLost",
     )
     if count:
@@ -99,19 +99,19 @@ def end_lost_tasks() -> None:
 
 
 def forget_finished_tasks() -> None:
-    """Delete finished tasks from the database's queue, which by itself keeps every one for good."""
+    """Delete finished tasks from the database's queue, which otherwise keeps them forever."""
     call_command("prune_db_task_results", min_age_days=3, verbosity=0)
 
 
 class Lock(Protocol):
     def leads(self) -> bool:
-        """Whether this process leads; takes the lead where nobody has it."""
+        """Whether this process leads; it takes the lead if nobody has it."""
 
     def release(self) -> None: ...
 
 
 class PostgresLock:
-    """Lasts as long as its connection, which is kept apart from those that Django reconnects."""
+    """Lasts as long as its connection, which is not one of those that Django reconnects."""
 
     def __init__(self) -> None:
         self.session: Any = None
@@ -124,7 +124,7 @@ class PostgresLock:
                 return True
             self.session = connection.copy()
             with self.session.cursor() as cursor:
-                # What frees the way if this machine loses its power or its network.
+                # This releases the lock if the machine loses power or network.
                 cursor.execute(f"SET idle_session_timeout = '{DEAD.seconds}s'")
                 cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_ID])
                 (taken,) = cursor.fetchone()
@@ -145,7 +145,7 @@ class PostgresLock:
 
 
 class FileLock:
-    """The kernel frees it when the process is gone, however it went."""
+    """The kernel releases it when the process ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -181,7 +181,7 @@ class Scheduler:
         self, jobs: Sequence[Job], lock: Lock, clock: Callable[[], float] = time.time
     ) -> None:
         self.jobs, self.lock, self.clock = jobs, lock, clock
-        # By the number of its interval since the epoch, and so right also after the clock was set.
+        # Each job's last interval since the epoch, which stays right if the clock is set.
         self.done: dict[str, int] = {}
         self.led: bool | None = None
 
@@ -195,7 +195,7 @@ class Scheduler:
             self.lock.release()
 
     def tick(self) -> None:
-        """Enqueue what is due, if this scheduler leads: after taking the lead, everything."""
+        """Enqueue what is due, if this scheduler leads; everything, right after taking the lead."""
         leads = self.lock.leads()
         if leads is not self.led:
             event = {"event": "scheduler.lead_changed"}
@@ -212,8 +212,8 @@ class Scheduler:
             try:
                 job.run()
             except Exception as exc:
-                # The broker or the database is away: again at the next tick. The type alone,
-                # because a message may hold an address, and an address a password.
+                # The broker or the database is down: try again at the next tick. Only the type,
+                # because a message may hold a URL, and a URL a password.
                 event = {"event": "scheduler.not_enqueued"}
                 logger.warning("%s was not enqueued: %s", job.name, type(exc).__name__, extra=event)
             else:

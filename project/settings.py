@@ -1,6 +1,6 @@
 """Settings of the site, all from the environment; `.env` beside manage.py is read when present.
 
-What each variable means stands in the README.
+The README explains each variable.
 """
 
 import re
@@ -23,7 +23,7 @@ DEBUG = env.flag("DEBUG")
 
 
 def _strong(name: str, value: str) -> str:
-    """Refuse a key that could be guessed. Never says what the key was."""
+    """Refuse a key that could be guessed, without showing it."""
     if len(value) < 32 or len(set(value)) < 8:
         raise ImproperlyConfigured(
             f"{name} is too weak: every key needs at least 32 random characters. Make one with: "
@@ -67,25 +67,25 @@ STRAVA_API_URL = env.address(
 INTEGRATIONS_TRAIL_DAYS = env.number("INTEGRATIONS_TRAIL_DAYS", 365)
 STRAVA_WEBHOOK_VERIFY_TOKEN = env.text("STRAVA_WEBHOOK_VERIFY_TOKEN")
 
-# The site's address as the world sees it, where the proxy in front of it changes the Host.
+# The site's public address, for a proxy in front of it that changes the Host.
 INTEGRATIONS_BASE_URL = env.address("INTEGRATIONS_BASE_URL", _WEB)
 _public = urlsplit(INTEGRATIONS_BASE_URL)
-# Where the site begins, if not at the root.
+# The site's sub-path, if it is not at the root.
 FORCE_SCRIPT_NAME = env.sub_path("SCRIPT_NAME", _public.path) or None
 
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
 if INTEGRATIONS_BASE_URL:
-    # As browsers write it in Origin: without the port that goes without saying.
+    # As browsers write it in Origin: without the default port.
     _host = _public.netloc.lower().removesuffix({"http": ":80", "https": ":443"}[_public.scheme])
     CSRF_TRUSTED_ORIGINS.append(f"{_public.scheme}://{_host}")
 
-# Limits are counted here: exactly, where all processes share one (redis://…).
+# Limits are counted here; the count is exact if all processes share one cache (redis://…).
 CACHES = {"default": env.cache("CACHE_URL", "locmemcache://")}
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
-    # Many more than by default, or whoever makes up names would push the counts out.
+    # Many more than by default, or a flood of made-up names would push the counts out.
     CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 100_000)
-# Who is believed X-Forwarded-Proto and -For.
+# The proxies whose X-Forwarded-Proto and -For count.
 TRUSTED_PROXIES = env.networks("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
 
 INSTALLED_APPS = [
@@ -136,9 +136,9 @@ _sqlite = f"sqlite:///{quote(str(BASE_DIR / 'db.sqlite3'))}"
 DATABASES = {"default": env.database("DATABASE_URL", _sqlite)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
-        # Readers do not wait for the writer, and a transaction that will write says so at its
-        # start, because a read lock that is upgraded later fails at once instead of waiting.
-        # `synchronous` stays FULL: a rotated token lost in a power cut is a lost link.
+        # Readers do not wait for the writer. A transaction that will write locks at its start,
+        # because upgrading a read lock later fails at once instead of waiting. `synchronous` stays
+        # FULL: a rotated token lost in a power cut is a lost link.
         "init_command": "PRAGMA journal_mode=WAL;",
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
@@ -148,7 +148,7 @@ else:
     DATABASES["default"].setdefault("CONN_MAX_AGE", 60)
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
     if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
-        # So that a server that does not even refuse is told at /healthz/ within seconds.
+        # So that /healthz/ reports an unresponsive server within seconds.
         DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -173,23 +173,23 @@ if TASKS_BACKEND == "celery":
         raise ImproperlyConfigured(
             "CELERY_BROKER_URL must be an amqp:// or redis:// address for TASKS_BACKEND=celery."
         )
-    # Sites that share a broker need a name each.
+    # Each of several sites on one broker needs its own name.
     CELERY_TASK_DEFAULT_QUEUE = env.text("CELERY_TASK_DEFAULT_QUEUE", "integrations")
     CELERY_TASK_SERIALIZER = "json"
     CELERY_ACCEPT_CONTENT = ["json"]
-    # A task is taken off the queue once it has run, so that no machine takes one with it when it
-    # goes. One that runs twice is harmless: each claims its row, or finds nothing left to do.
+    # A task leaves the queue only after it has run, so a machine that dies loses none. Running
+    # twice is harmless: each run claims its row, or finds nothing left to do.
     CELERY_TASK_ACKS_LATE = True
     CELERY_TASK_REJECT_ON_WORKER_LOST = True
     CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-    # Garmin may be asked once with a password: a sign-in ends where it began, even if the broker
-    # is gone meanwhile, and whoever gets the task again finds it superseded.
+    # Garmin may get a password only once: a sign-in ends in the worker where it began, even if the
+    # broker goes down meanwhile, and a worker that gets the task again finds it superseded.
     CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
     CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-    # How a task ended stands in the rows of the app; nobody reads a result.
+    # The app's rows say how a task ended; nothing reads its result.
     CELERY_TASK_IGNORE_RESULT = True
     SILENCED_SYSTEM_CHECKS += ["django_tasks_celery.W001", "django_tasks_celery.W002"]
-    # Levels 0 to 4, from Django's -100 to 100; project.celery says how.
+    # Levels 0 to 4, from Django's -100 to 100; project.celery maps them.
     CELERY_TASK_QUEUE_MAX_PRIORITY = 4
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
         {"confirm_publish": True}
@@ -221,7 +221,7 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "project.storage.StaticFilesStorage"},
 }
-# What WhiteNoise sees of it, which is without the sub-path.
+# The part of STATIC_URL that WhiteNoise sees: without the sub-path.
 WHITENOISE_STATIC_PREFIX = "/static/"
 # Pages look right even before anyone has run collectstatic.
 WHITENOISE_USE_FINDERS = True
@@ -244,40 +244,39 @@ SECURE_CSP = {
 X_FRAME_OPTIONS = "DENY"
 # Lax, not Strict: the return from Strava is a cross-site navigation and needs the session.
 SESSION_COOKIE_SAMESITE = "Lax"
-# Neither: without it that return would get a new one, and every other open tab a stale form.
+# Nor here: the return from Strava would set a new one, and forms in other tabs would go stale.
 CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
-# Not sent to whoever else is below the same host.
+# Not sent to other sites on the same host.
 SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = FORCE_SCRIPT_NAME or "/"
 CSRF_FAILURE_VIEW = "project.views.csrf_failure"
 DEFAULT_EXCEPTION_REPORTER = "integrations.reporting.SecretsExceptionReporter"
 
-# For a network at home without TLS: whoever is on it can read passwords and take over sessions.
+# For a home network without TLS: anybody on it can read passwords and take over sessions.
 INSECURE_HTTP = env.flag("INSECURE_HTTP")
 if not DEBUG and not INSECURE_HTTP:
-    # TLS ends at a proxy; project.proxy tells https by X-Forwarded-Proto from TRUSTED_PROXIES.
+    # TLS ends at a proxy; project.proxy detects https by X-Forwarded-Proto from TRUSTED_PROXIES.
     SECURE_SSL_REDIRECT = True
     if _public.scheme == "https":
         SECURE_SSL_HOST = _public.netloc
-    # Asked for from within, past the proxy.
+    # These are requested from inside, without the proxy.
     _below = re.escape(f"{FORCE_SCRIPT_NAME or ''}/".lstrip("/"))
     SECURE_REDIRECT_EXEMPT = [rf"^{_below}healthz/$", rf"^{_below}metrics$"]
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
     # This site cannot know whether its sibling subdomains speak TLS, nor put the domain on the
-    # browsers' preload list: whoever owns the domain decides that.
+    # browsers' preload list: its owner decides that.
     SILENCED_SYSTEM_CHECKS += ["security.W005", "security.W021"]
 
 # --- Health and metrics ----------------------------------------------------------------------
 
-# The counts at /metrics are nobody else's business: the scraper sends the token as
-# `Authorization: Bearer`.
+# The counts at /metrics are private: the scraper sends the token as `Authorization: Bearer`.
 PROMETHEUS = env.flag("PROMETHEUS")
 PROMETHEUS_TOKEN = env.text("PROMETHEUS_TOKEN")
 if PROMETHEUS and not DEBUG and not PROMETHEUS_TOKEN:
     raise ImproperlyConfigured("PROMETHEUS needs a PROMETHEUS_TOKEN, or anybody could read it.")
-# Read from the environment by prometheus_client itself.
+# prometheus_client itself reads it from the environment.
 _multiproc_dir = env.text("PROMETHEUS_MULTIPROC_DIR")
 if PROMETHEUS and _multiproc_dir and not Path(_multiproc_dir).is_dir():
     raise ImproperlyConfigured("PROMETHEUS_MULTIPROC_DIR must name a directory that exists.")
@@ -291,8 +290,8 @@ _LOG_FORMATS: dict[str, dict[str, Any]] = {
         "fmt": ["levelname", "name", "event", "message"],
         "rename_fields": {"levelname": "level", "name": "logger"},
         "timestamp": "time",
-        # What Django adds to its records, and the names that a log line has no use for. A
-        # request shows its address, and with it the code and state of a callback.
+        # Attributes that Django adds to its records, and those that a log line does not need. A
+        # request shows its URL, and with it the code and state of a callback.
         "reserved_attrs": [*RESERVED_ATTRS, "request", "server_time"],
     },
 }
@@ -319,7 +318,7 @@ LOGGING = {
         "project": {"level": "INFO"},
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
         "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
-        # A traceback a probe, with the addresses of what failed. project.health has a line.
+        # It would log a traceback per probe, with URLs; project.health logs one line.
         "health_check": {"level": "CRITICAL"},
     },
 }

@@ -5,9 +5,9 @@ from whitenoise.storage import CompressedStaticFilesStorage  # type: ignore[impo
 
 
 class StaticFilesStorage(CompressedStaticFilesStorage):
-    """Static files at an address below wherever the request has found the site.
+    """Static files at a URL below the sub-path of the request.
 
-    Django reads STATIC_URL once, before it knows of a sub-path that the server tells with each
+    Django reads STATIC_URL once, before it knows the sub-path that the server sends with each
     request (WSGI's SCRIPT_NAME).
     """
 

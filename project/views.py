@@ -14,7 +14,7 @@ from integrations import metrics
 @never_cache
 @require_safe
 def prometheus(request: HttpRequest) -> HttpResponse:
-    """The metrics, where PROMETHEUS is on, for whoever knows PROMETHEUS_TOKEN if that is set."""
+    """The metrics, if PROMETHEUS is on; PROMETHEUS_TOKEN, if set, is required."""
     if not settings.PROMETHEUS:
         raise Http404
     if settings.PROMETHEUS_TOKEN:
@@ -28,7 +28,7 @@ def prometheus(request: HttpRequest) -> HttpResponse:
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """Say in plain words that a form was too old, which is what it nearly always is."""
+    """Say in plain words that a form was too old, which is nearly always the cause."""
     message = _("This page was open for too long. Go back, reload it and try again.")
     if request.accepts("text/html"):
         return render(request, "csrf_failure.html", {"message": message}, status=403)

@@ -1,4 +1,4 @@
-"""The public API: one function an operation, and the only writer of rows."""
+"""The public API: one function per operation, and the only code that writes rows."""
 
 from ._parallel import run_parallel
 from ._trail import acting, acting_as, forget_old_link_events, get_link_events
