@@ -1,4 +1,4 @@
-"""gunicorn project.wsgi reads this by itself; WEB_CONCURRENCY says how many workers."""
+"""Settings that `gunicorn project.wsgi` reads by itself; WEB_CONCURRENCY sets the workers."""
 
 import os
 import subprocess

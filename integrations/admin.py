@@ -1,4 +1,4 @@
-"""The admin for staff: what is linked and what needs help, and never a secret.
+"""The admin for staff: what is linked and what needs help, but never a secret.
 
 Nothing here is editable, because an edit could only break a link. Staff help a link with the
 actions, which call services.
@@ -28,13 +28,13 @@ from . import services, tasks
 from .exceptions import IntegrationsError
 from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
 
-# Rows for one press of an action: within the time that a request has.
+# Rows for one run of an action, so that it fits into a request's time.
 AT_ONCE = 200
 NAMED = 20  # rows that a message names
 
 
 def _health(status: LinkStatus, code: str) -> str:
-    """In a word or two, for a column: the words of the code."""
+    """A code in a word or two, for a column."""
     if code:
         return code.replace("_", " ").capitalize()
     return "" if status == LinkStatus.NOT_LINKED else str(_("Good"))

@@ -1,4 +1,4 @@
-"""System checks: what an operator should know before an athlete finds out."""
+"""System checks: problems that an operator should know before an athlete finds them."""
 
 from __future__ import annotations
 

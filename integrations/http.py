@@ -1,4 +1,4 @@
-"""The one way out to a provider: timeouts, a size limit, parsing, and errors with a name."""
+"""The base of HTTP clients for providers: timeouts, a size limit, parsing, named errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Watch:
 
 
 class _Watchdog:
-    """Hangs up on whoever has not sent a whole answer in time.
+    """Cuts a connection that has not sent a whole answer in time.
 
     A socket's timeout is for one read. A head, a chunk size, trailers or empty gzip blocks that
     come at a byte a second never reach it, and would hold a worker and a token's lease for hours.
@@ -81,7 +81,7 @@ class _Watchdog:
                 self._watches.discard(watch)
 
     def begin(self, sock: Any) -> _Watch:
-        """The request has been sent: its answer's time begins."""
+        """Start the answer's time limit, once the request has been sent."""
         watch: _Watch = self._current.watch
         watch.socket = sock
         watch.deadline = time.monotonic() + READ_TIMEOUT
@@ -264,7 +264,7 @@ class ProviderClient:
         try:
             # Python's own parser, because it accepts half a surrogate pair in a name.
             return model.model_validate(json.loads(response.content))
-        except (ValueError, RecursionError):  # pydantic's error is a ValueError as well
+        except (ValueError, RecursionError):  # pydantic's error is a ValueError, too
             event = {"event": f"{self.provider}.reply_unusable"}
             logger.warning("%s gave an unusable %s", self.provider, model.__name__, extra=event)
             # `from None`: the validation error carries the body, tokens and all.

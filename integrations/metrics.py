@@ -88,7 +88,7 @@ def counts_refreshes[**P, R](refresh: Callable[P, R]) -> Callable[P, R]:
         try:
             refreshed = refresh(*args, **kwargs)
         except IntegrationsError as exc:
-            # "Relink required" is what the athlete is told; the cause is what went wrong.
+            # "Relink required" is for the athlete; the cause says what went wrong.
             cause = exc.__cause__ if isinstance(exc.__cause__, IntegrationsError) else exc
             if isinstance(cause, InvalidGrant):
                 count_refresh(provider, "ended")
@@ -231,7 +231,7 @@ def _queue_gauges() -> list[GaugeMetricFamily]:
         return []
     oldest = DBTaskResult.objects.ready().aggregate(
         since=Min(
-            # The end of time stands for "at once".
+            # The latest possible time means "at once" here.
             Case(When(run_after=get_date_max(), then="enqueued_at"), default="run_after")
         )
     )["since"]

@@ -12,7 +12,7 @@ from .fields import EncryptedJSONField, EncryptedTextField, KeepsSecretsSealed, 
 
 
 class LinkStatus(models.TextChoices):
-    """The state of a link as the page, the status URL and the admin name it."""
+    """The state of a link, as named on the page, the status URL and the admin."""
 
     NOT_LINKED = "not_linked", _("Not connected")
     LINKED = "linked", _("Connected")

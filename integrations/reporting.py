@@ -186,7 +186,7 @@ _SIGNS = (
     "st-",
     ":",
 )
-# What stands before a secret and is no part of it.
+# The part before a secret, which is kept.
 _KEPT = ("keys", "key", "word", "prose", "header", "scheme", "address")
 _HEX = re.compile(r"[0-9a-fA-F]{40}")
 REDACTED = "[redacted]"

@@ -1,4 +1,4 @@
-"""What `make run` needs on a fresh clone: a .env with keys of its own, and users to log in as."""
+"""What `make run` needs on a fresh clone: a .env with keys of its own, and users to sign in as."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_dotenv() -> None:
 
 
 def create_demo_users() -> None:
-    """Create the demo users and print how to log in. Does nothing unless DEBUG is on."""
+    """Create the demo users and print how to sign in. Does nothing unless DEBUG is on."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     import django
     from django.conf import settings

@@ -244,7 +244,7 @@ SECURE_CSP = {
 X_FRAME_OPTIONS = "DENY"
 # Lax, not Strict: the return from Strava is a cross-site navigation and needs the session.
 SESSION_COOKIE_SAMESITE = "Lax"
-# Nor here: the return from Strava would set a new one, and forms in other tabs would go stale.
+# Not Strict: the return from Strava would set a new one and make other tabs' forms stale.
 CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
 # Not sent to other sites on the same host.

@@ -142,7 +142,7 @@ class SyncInProgress(IntegrationsError):
 
 
 class TooManyRequests(IntegrationsError):
-    """One user asks too often. `retry_after` is in seconds."""
+    """One user makes too many requests. `retry_after` is in seconds."""
 
     status_code = 429
     code = "too_many_requests"

@@ -52,7 +52,7 @@ class NoLoginInProgress(IntegrationsError):
 
 
 class TooManyAttempts(IntegrationsError):
-    """Our own limit of sign-ins, which comes before Garmin's. `retry_after` is in seconds."""
+    """Our own limit of sign-ins, reached before Garmin's. `retry_after` is in seconds."""
 
     status_code = 429
     code = "too_many_attempts"

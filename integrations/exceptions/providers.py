@@ -148,7 +148,7 @@ class ApplicationInactive(ProviderError):
 
 
 class AthleteLimitReached(ProviderError):
-    """The Strava app may not take any more athletes."""
+    """The Strava app has reached its limit of athletes."""
 
     status_code = 403
     code = "athlete_limit"

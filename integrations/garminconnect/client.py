@@ -1,6 +1,6 @@
 """All requests to Garmin, through the garminconnect library; its errors become ours.
 
-The library is imported at first use: it is heavy, and most processes never need it.
+The library is imported at first use: it is large, and most processes never need it.
 Source: https://github.com/cyberjunky/python-garminconnect
 """
 
@@ -100,7 +100,7 @@ def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
     client = garminconnect.Garmin(is_cn=is_cn).client
     watch = Watch(garminconnect, client)
     try:
-        # Not Garmin.login(), which reads statuses out of texts.
+        # Not Garmin.login(), which guesses statuses from messages.
         outcome, client_state = client.login(email, password, return_on_mfa=True)
         return MfaRequired(client_state) if outcome == "needs_mfa" else _session_of(client, is_cn)
     except Exception:
@@ -187,14 +187,14 @@ def _load(garminconnect: ModuleType, client: Any, session: Session) -> None:
         garminconnect.GarminConnectConnectionError,
         garminconnect.GarminConnectAuthenticationError,
     ) as exc:
-        # The type alone: the library's message may hold what it was given.
+        # Only the type: the library's message may contain its input.
         event = {"event": "garminconnect.session_unusable"}
         logger.warning("garminconnect session: %s", type(exc).__name__, extra=event)
         raise InvalidSession from None
 
 
 def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:
-    """What an error of the library's means while a session is used."""
+    """Our error for one that the library raises while a session is used."""
     cause: BaseException | None = exc
     while cause is not None:  # our error from `renew`, wrapped by the library
         if isinstance(cause, IntegrationsDatabaseError):

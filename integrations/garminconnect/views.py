@@ -33,7 +33,7 @@ from .forms import GarminConnectLoginForm, GarminConnectMfaForm
 @sensitive_post_parameters()
 @at_most(30)
 def connect(request: AthleteRequest) -> HttpResponse:
-    """Start a sign-in and answer at once: a worker does it, however long Garmin takes."""
+    """Start a sign-in and answer at once: a worker does it, as Garmin may take long."""
     form = GarminConnectLoginForm(request.POST)
     try:
         require_valid(form)

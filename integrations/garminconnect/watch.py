@@ -236,14 +236,14 @@ def _at(body: Any, name: str, part: str) -> str:
 
 
 def _read_page(answer: Any) -> tuple[int, str]:
-    """The same for a page of the widget's, told by its title."""
+    """The same for a page of the widget, judged by its title."""
     status: int = answer.status_code
     found = _TITLE.search(answer.text)
     title = found[1].lower() if found else ""
     status = next((means for words, means in _FOREIGN.items() if words.search(title)), status)
     if not title or status in (403, 427, 429) or status >= 500:
         return status, ""
-    # The page that asks for a code may have the title of the sign-in page.
+    # The page that asks for a code may have the sign-in page's title.
     if "authentication application" in title and _MFA_METHOD.search(answer.text):
         return status, "MFA_REQUIRED"
     kinds = (kind for words, kind in _TITLES.items() if words.search(title))

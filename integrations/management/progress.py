@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-REPORT_EVERY = 5  # seconds, where there is no terminal
+REPORT_EVERY = 5  # seconds, if there is no terminal
 
 
 @contextmanager

@@ -142,7 +142,7 @@ class Faults:
     ) -> HttpResponseBase:
         """Answer with the fault. `answer` processes the request, `canned` knows the provider.
 
-        Raises ConnectionReset or ConnectionClosed where there is nothing to answer.
+        Raises ConnectionReset or ConnectionClosed if there is to be no answer.
         """
         match fault.name:
             case "reset_before":

@@ -254,7 +254,7 @@ def note_limit(user_id: int, provider: str, exc: IntegrationsError) -> None:
 
 
 def limited_for(row: UsersIntegrations | None, provider: str) -> int:
-    """Seconds until the rate limit that a link ran into is over; 0 where there is none."""
+    """Seconds until a link's rate limit is over; 0 if it has none."""
     until: datetime | None = getattr(row, f"{provider}_limited_until", None)
     if until is None or until <= timezone.now():
         return 0
@@ -278,7 +278,7 @@ def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def send_after_commit(signal: Signal, user_id: int, provider: str) -> None:
-    """Tell host projects; a receiver that fails cannot undo what has happened."""
+    """Tell host projects; a failing receiver undoes nothing."""
     transaction.on_commit(
         lambda: signal.send_robust(sender=UsersIntegrations, user_id=user_id, provider=provider),
         using=router.db_for_write(UsersIntegrations),

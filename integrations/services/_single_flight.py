@@ -331,7 +331,7 @@ class TokenKeeper[Token](ABC):
                 refreshed.discard()
                 raise self.not_linked
             if self._was_replaced(row, current, lease):
-                # Relinked, or refreshed by another after our lease had run out.
+                # Reconnected, or refreshed by another after our lease ran out.
                 if self.is_another_grant(row, current):
                     refreshed.discard()
                 return None

@@ -330,7 +330,7 @@ def _note_success(row: UsersIntegrations, provider: str, fetched: Fetched, now: 
             **{linked_at: getattr(row, linked_at)},
         ).update(**{f"{provider}_{name}": value for name, value in columns.items()})
     ):
-        raise KEEPERS[provider].not_linked  # disconnected, or linked anew, meanwhile
+        raise KEEPERS[provider].not_linked  # disconnected or reconnected meanwhile
 
 
 def _note_failure(
@@ -360,7 +360,7 @@ def _note_failure(
             pk=row.pk,
             **{linked_at: getattr(row, linked_at)},
         ).update(**{f"{provider}_{name}": value for name, value in columns.items()}):
-            return  # disconnected, or linked anew, meanwhile
+            return  # disconnected or reconnected meanwhile
         # A sync put off without asking the provider is noted only if somebody requested it.
         if asked or _trail.acting() != _trail.SYSTEM:
             _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)

@@ -292,7 +292,7 @@ def _is_same_app(row: UsersIntegrations, other: UsersIntegrations) -> bool:
 
 
 def own_client(row: UsersIntegrations) -> StravaClient | None:
-    """The user's own Strava app, None where the row has none."""
+    """The user's own Strava app, None if the row has none."""
     if not (row.has_secret("strava_client_id") and row.has_secret("strava_client_secret")):
         return None
     return StravaClient(row.strava_client_id, row.strava_client_secret)

@@ -175,7 +175,7 @@ class _Sweep:
             outcome["failed"] += 1
         except IntegrationsError as exc:  # noted on the row, and in the log
             outcome["failed"] += 1
-            # The site's app is not set: nobody was asked.
+            # The site's app is not set, so Strava was not asked.
             asked = not isinstance(exc, SiteClientRejected) or exc.provider_status is not None
         except (DatabaseError, InterfaceError) as exc:  # for this row; the others go on
             close_dead_connection()

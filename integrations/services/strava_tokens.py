@@ -52,7 +52,7 @@ class StravaTokenKeeper(TokenKeeper[str]):
         return strava.limited_for(row, reading=reading)
 
     def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
-        # With the same athlete and the same app, revoking one pair would end the other as well.
+        # With the same athlete and the same app, revoking one pair would end the other, too.
         athletes = {row.strava_athlete_id, current.strava_athlete_id}
         if None not in athletes and len(athletes) == 2:
             return True

@@ -1,4 +1,4 @@
-"""Strava's push subscription, and what its events may set in motion.
+"""Strava's push subscription, and what its events may cause.
 
 It is disputed whether events are signed, so an event is only a hint: Strava is asked before
 anything is unlinked, and a forged event causes no more than that question.
@@ -125,7 +125,7 @@ def take_due_strava_checks() -> list[int]:
 
 @database_errors
 def confirm_strava_revocation(user_id: int) -> str:
-    """Ask Strava whether a link still stands, and unlink it here if the athlete has ended it.
+    """Ask Strava whether a link is still alive, and unlink it here if the athlete has ended it.
 
     Returns "settled" if no check is due, "unlinked", "alive", "not_linked", "relink_required" if
     there is no token to ask with, or the code of an error that left it open: then

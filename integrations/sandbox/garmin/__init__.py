@@ -119,7 +119,7 @@ class Garmin(GarminState):
     def fail(
         self, endpoint: str, fault: str, times: int | None = None, seconds: float | None = None
     ) -> None:
-        """As for every provider; "403" and "427" are faults here too, Garmin's front refusing."""
+        """As for every provider; "403" and "427", by Garmin's front, are faults here, too."""
         super().fail(endpoint, _FAULTS.get(fault, fault), times, seconds)
 
     def canned(self, fault: str) -> HttpResponse:

@@ -11,11 +11,11 @@ PASSWORD = "sandbox-garmin-password"
 #: The code that the MFA accounts would get by e-mail.
 MFA_CODE = "123456"
 
-#: Signs in with the password alone; two bikes, a pair of shoes, a pair of skis.
+#: Signs in with only the password; two bikes, a pair of shoes, a pair of skis.
 ALICE = "alice@example.com"
-#: Signs in with the password alone; the gear that breaks things.
+#: Signs in with only the password; the gear that breaks things.
 BJORN = "bjorn@example.com"
-#: Signs in with the password alone; no gear at all.
+#: Signs in with only the password; no gear at all.
 CHIDI = "chidi@example.com"
 #: Needs a code after the password.
 MFA = "mfa@example.com"

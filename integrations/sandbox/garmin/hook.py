@@ -124,7 +124,7 @@ class _Watcher(MetaPathFinder):
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
 
-        setattr(spec.loader, "exec_module", execute_then)  # noqa: B010 - of this spec's alone
+        setattr(spec.loader, "exec_module", execute_then)  # noqa: B010 - only of this spec
         return spec
 
 

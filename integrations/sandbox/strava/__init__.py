@@ -79,8 +79,8 @@ class Strava(StravaState):
             path("oauth/token", at["token"]),
             path("oauth/revoke", at["revoke"]),
             path("oauth/deauthorize", at["deauthorize"]),
-            # Strava answers these two below the API as well; its documentation
-            # shows the code grant there, and stravalib deauthorizes there.
+            # Strava also answers these two below the API; its documentation shows the code grant
+            # there, and stravalib deauthorizes there.
             path("api/v3/oauth/token", at["token"]),
             path("api/v3/oauth/deauthorize", at["deauthorize"]),
             path("api/v3/athlete", at["athlete"]),
