@@ -111,6 +111,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_spent_state = models.CharField(max_length=64, blank=True, default="")
     strava_exchanging_state = models.CharField(max_length=64, blank=True, default="")
     strava_exchanging_until = models.DateTimeField(null=True, blank=True)
+    strava_exchanging_error = models.CharField(max_length=64, blank=True, default="")
 
     # Strava: the link's health.
     strava_refreshed_at = models.DateTimeField(_("last refreshed"), null=True, blank=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.contrib import messages
+from django.contrib.messages.storage.base import Message
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -38,7 +40,9 @@ from .web import (
     errors_as_json,
     failed,
     forget_failure,
+    note_told,
     take_failure,
+    told_until,
     typed_before,
 )
 
@@ -57,8 +61,13 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     gear = services.get_gear(request.user.pk)
     events = services.get_link_events(request.user.pk)
     status = services.describe_integrations(row, login, Counter(item.provider for item in gear))
-    news = _news(request)
-    alert = take_failure(request) or (None if news else _unfinished(row, login, events))
+    shown: list[Any] = list(messages.get_messages(request))
+    news = any(message.extra_tags != PROGRESS for message in shown)
+    failure = take_failure(request)
+    since = max(timezone.now() - NEWS, told_until(request))
+    alert = failure or (None if news else _unfinished(row, login, events, since))
+    if alert and not _is_on_page(alert, status[alert.provider]["status"]):
+        alert = replace(alert, field="")
     granted = row.strava_scopes
 
     def typed(provider: str) -> dict[str, str]:
@@ -85,7 +94,10 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         "login_error": row.garminconnect_login_error,
         "was_linked": login is not None and row.garminconnect_status == LinkStatus.LINKED,
         "codes_left": services.codes_left(login) if login else 0,
-        "form": GarminConnectLoginForm(initial=typed("garminconnect"), auto_id="garminconnect-%s"),
+        "form": GarminConnectLoginForm(
+            initial=typed("garminconnect") or {"is_cn": row.garminconnect_is_cn},
+            auto_id="garminconnect-%s",
+        ),
         "mfa_form": GarminConnectMfaForm(auto_id="garminconnect-%s"),
     }
     context: dict[str, Any] = {"alert": alert, "events": events}
@@ -100,33 +112,49 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         link["asks_about_gear"] = (
             link["status"] == LinkStatus.LINKED
             and not (link["sync_gear"] or link["synced_at"] or link["syncing"])
+            and getattr(row, f"{provider}_sync_due_at") is None
             and not link.get("gear_missing")
         )
         link["poll"] = link["syncing"] or link["status"] == LinkStatus.LINKING
         context[provider] = link
-    # A message about a worker is shown while the worker is busy.
-    context["tells_messages"] = (
-        news or context["strava"]["poll"] or context["garminconnect"]["poll"]
-    )
-    if not context["tells_messages"]:
-        list(messages.get_messages(request))
+    if shown and not news and not (context["strava"]["poll"] or context["garminconnect"]["poll"]):
+        # The worker is done already, so say what has come of it.
+        shown = [] if alert or login else _outcome(events)
+    context["messages"] = shown
     for event in events:
         event.reason = services.event_reason(event)  # type: ignore[attr-defined]
     response = render(request, "integrations/settings.html", context)
     forget_failure(request, response)
+    if news or failure:
+        note_told(request, response)
     return response
 
 
-def _news(request: AthleteRequest) -> bool:
-    """Whether there is any message besides those that a worker has begun."""
-    storage: Any = messages.get_messages(request)
-    tags = [message.extra_tags for message in storage]
-    storage.used = False
-    return any(tag != PROGRESS for tag in tags)
+def _is_on_page(alert: Failure, status: str) -> bool:
+    """Whether the card shows the form with the field that is to blame."""
+    if alert.provider != "garminconnect":
+        return True
+    if alert.field == "code":
+        return status == LinkStatus.MFA_REQUIRED
+    return status not in (LinkStatus.LINKING, LinkStatus.MFA_REQUIRED)
 
 
-def _unfinished(row: UsersIntegrations, login: Any, events: list[LinkEvent]) -> Failure | None:
-    """A worker's recent failure, to be shown as news: one at most."""
+def _outcome(events: list[LinkEvent]) -> list[Message]:
+    """The message for what a worker has just done."""
+    event = events[0] if events else None
+    match event.event if event else "":
+        case Event.SYNCED:
+            return [Message(messages.SUCCESS, _("Your gear is synced."))]
+        case Event.LINKED | Event.RELINKED:
+            name = event.get_provider_display() if event else ""
+            return [Message(messages.SUCCESS, _("%(name)s is connected.") % {"name": name})]
+    return []
+
+
+def _unfinished(
+    row: UsersIntegrations, login: Any, events: list[LinkEvent], since: datetime
+) -> Failure | None:
+    """A worker's failure since then, to be shown as news: one at most."""
     garmin = services.login_message(row)
     if login is not None:
         waits = services.login_status(login) == LinkStatus.MFA_REQUIRED
@@ -137,13 +165,16 @@ def _unfinished(row: UsersIntegrations, login: Any, events: list[LinkEvent]) -> 
         )
     told: set[str] = set()
     for event in events:  # newest first; only the newest of each provider counts
-        if event.at < timezone.now() - NEWS:
+        if event.at < since:
             break
         if event.provider in told:
             continue
         told.add(event.provider)
         if event.event == Event.LOGIN_FAILED and garmin:
             return Failure("garminconnect", row.garminconnect_login_error, garmin)
+        syncing_until = getattr(row, f"{event.provider}_syncing_until", None)
+        if syncing_until and syncing_until > timezone.now():
+            continue  # the athlete has pressed again
         if event.event == Event.SYNC_FAILED and event.actor == LinkEvent.Actor.ATHLETE:
             link = services.link_message(row, event.provider)
             if message := services.sync_message(row, event.provider) or link:
@@ -153,20 +184,20 @@ def _unfinished(row: UsersIntegrations, login: Any, events: list[LinkEvent]) -> 
 
 def _notice(row: UsersIntegrations, provider: str, link: dict[str, Any]) -> dict[str, Any] | None:
     """What is wrong with a link, unless the alert says so already."""
+    alert: Failure | None = link["alert"]
     code, words = services.link_error(row, provider), services.link_message(row, provider)
     if link["status"] == LinkStatus.RELINK_REQUIRED:
         kind, code = "relink", code or StravaRelinkRequired.code
-    elif provider == "garminconnect" and (failed_login := services.login_message(row)):
-        code, words = row.garminconnect_login_error, failed_login
-        kind = "kept" if link["status"] == LinkStatus.LINKED else "login"
     elif code:
         kind = "broken" if code in _BROKEN else "kept"
     elif link["sync_error"]:
-        code, words, kind = getattr(row, f"{provider}_sync_error"), link["sync_error"], "gear"
-        kind = "broken" if code in _BROKEN else kind
+        code, words = getattr(row, f"{provider}_sync_error"), link["sync_error"]
+        kind = "broken" if code in _BROKEN else "gear"
+    elif provider == "garminconnect" and alert is None and services.login_message(row):
+        code, words = row.garminconnect_login_error, services.login_message(row)
+        kind = "kept" if link["status"] == LinkStatus.LINKED else "login"
     else:
         return None
-    alert: Failure | None = link["alert"]
     if alert is not None and (alert.code == code or alert.message == words):
         return None
     return {"kind": kind, "code": code, "message": words}
@@ -220,7 +251,7 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
         return done(request, hint, level=messages.WARNING)
     except IntegrationsError:  # not connected, under way, too often, or no worker
         return done(request, _("Saved. Your gear will sync."))
-    return done(request, _("Saved. Your gear is syncing now."))
+    return done(request, _("Saved. Your gear is syncing now."), progress=True)
 
 
 @athlete_view

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
@@ -22,6 +23,7 @@ from django.forms import Form
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
@@ -35,6 +37,7 @@ from .throttle import throttle
 # Tags a message about work in progress: it is outdated once the worker is done.
 PROGRESS = "progress"
 _FAILURE, _TYPED = "integrations_failure", "integrations_typed"
+_TOLD = "integrations_told"
 _LIVES = 900  # seconds: longer than a sign-in with a code, or a consent, may take
 _MOST = 300  # characters of a typed value to send back; no honest one is longer
 
@@ -171,13 +174,21 @@ class Failure:
 
 
 def done(
-    request: HttpRequest, message: str, *, level: int = messages.SUCCESS, status: int = 200
+    request: HttpRequest,
+    message: str,
+    *,
+    level: int = messages.SUCCESS,
+    status: int = 200,
+    progress: bool = False,
 ) -> HttpResponse:
     """Report success, on the page or, with a status code, to a program."""
     if wants_json(request):
         return JsonResponse({"message": message}, status=status)
-    messages.add_message(request, level, message, PROGRESS if status == 202 else "")
-    return redirect("integrations:settings")
+    tags = PROGRESS if progress or status == 202 else ""
+    messages.add_message(request, level, message, tags)
+    response = redirect("integrations:settings")
+    forget_failure(request, response)  # of before
+    return response
 
 
 def failed(
@@ -218,7 +229,10 @@ def send_typed_ahead(request: HttpRequest, response: HttpResponse, form: Form) -
 def take_failure(request: HttpRequest) -> Failure | None:
     """The failure that `failed` sent to this page, if any."""
     failure = _sent_ahead(request, _FAILURE)
-    return Failure(**failure) if failure else None
+    try:
+        return Failure(**failure) if failure else None
+    except TypeError:  # of another version of this code
+        return None
 
 
 def typed_before(request: HttpRequest, provider: str) -> dict[str, str]:
@@ -233,6 +247,20 @@ def forget_failure(request: HttpRequest, response: HttpResponse) -> None:
         response.delete_cookie(_FAILURE, path=reverse("integrations:settings"), samesite="Lax")
 
 
+def note_told(request: HttpRequest, response: HttpResponse) -> None:
+    """Note that the page has told news: what a worker failed at before is none any longer."""
+    _set_cookie(request, response, _TOLD, timezone.now().isoformat())
+
+
+def told_until(request: HttpRequest) -> datetime:
+    """When the page has last told news to this browser; long ago if it never did."""
+    try:
+        told = datetime.fromisoformat(request.COOKIES.get(_TOLD, ""))
+        return told if told.tzinfo else told.replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
 def _provider(request: HttpRequest) -> str:
     """The provider of a URL: strava_connect is Strava's."""
     match = request.resolver_match
@@ -242,10 +270,14 @@ def _provider(request: HttpRequest) -> str:
 def _send_ahead(
     request: HttpRequest, response: HttpResponse, cookie: str, what: dict[str, Any]
 ) -> None:
-    sealed = fernet().encrypt(json.dumps([str(request.user.pk), what]).encode())
+    sealed = fernet().encrypt(json.dumps([cookie, str(request.user.pk), what]).encode())
+    _set_cookie(request, response, cookie, sealed.decode())
+
+
+def _set_cookie(request: HttpRequest, response: HttpResponse, name: str, value: str) -> None:
     response.set_cookie(
-        cookie,
-        sealed.decode(),
+        name,
+        value,
         max_age=_LIVES,
         path=reverse("integrations:settings"),
         secure=request.is_secure(),
@@ -258,10 +290,10 @@ def _sent_ahead(request: HttpRequest, cookie: str) -> Any:
     """What was sent to this user; None if it is too old or forged."""
     sealed = request.COOKIES.get(cookie, "")
     try:
-        who, what = json.loads(fernet().decrypt(sealed.encode(), ttl=_LIVES))
+        name, who, what = json.loads(fernet().decrypt(sealed.encode(), ttl=_LIVES))
     except (InvalidToken, ValueError, TypeError):
         return None
-    return what if who == str(request.user.pk) else None
+    return what if (name, who) == (cookie, str(request.user.pk)) else None
 
 
 def not_needed(request: HttpRequest, error: IntegrationsError) -> HttpResponse:

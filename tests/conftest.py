@@ -128,7 +128,7 @@ def messages_of(client: Client) -> list[str]:
 
 def told_on(page: Any) -> list[str]:
     """What a settings page tells, of what happened and what did not."""
-    told = [str(each) for each in page.context["messages"] if page.context["tells_messages"]]
+    told = [str(message) for message in page.context["messages"]]
     alert = page.context["alert"]
     return [*told, alert.message] if alert else told
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from integrations import services
 from integrations.garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
+from integrations.models import GarminConnectLogin, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
+from integrations.sandbox.garmin import PASSWORD
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_SECRET
 from integrations.strava.forms import StravaClientForm
 
@@ -110,6 +114,76 @@ def test_a_fresh_error_replaces_a_stale_one(alice_client, garmin, strava):
     done = page_of(alice_client)
     assert done.alerts == []  # after success there is none
     assert not done.title.startswith("Error")
+
+
+def test_an_old_sign_in_hides_nothing_that_is_newer(alice, alice_client, garmin):
+    alice_client.post(f"{GARMIN}connect/", {"email": GARMIN_ALICE, "password": PASSWORD})
+    alice_client.post(f"{GARMIN}connect/", {"email": GARMIN_ALICE, "password": "wrong"})
+    status = alice_client.get("/integrations/status/").json()["garminconnect"]
+    assert (status["status"], status["error"]["code"]) == ("linked", "invalid_credentials")
+    garmin.fail("gear_list", "500")
+    alice_client.post(f"{GARMIN}gear/sync/")
+    status = alice_client.get("/integrations/status/").json()["garminconnect"]
+    assert status["error"]["code"] == "provider_unavailable"
+    garmin.recover()
+    services.refresh_garminconnect_session(alice.pk)
+    services.sync_garminconnect_gear(alice.pk)
+    assert alice_client.get("/integrations/status/").json()["garminconnect"]["error"] is None
+
+
+@pytest.mark.parametrize("step", ["queued", "mfa_required"])
+def test_an_alert_is_there_where_its_field_is_not(alice, alice_client, db, step):
+    services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, "x")
+    later = timezone.now() + timedelta(minutes=5)
+    GarminConnectLogin.objects.update(step=step, step_until=later, mfa_until=later)
+    alice_client.post(f"{GARMIN}connect/", {"email": "not-an-email", "password": "x"})
+    page = page_of(alice_client)
+    assert page.alerts == [("garminconnect", "garminconnect-error")]
+    assert not [each for each in page.fields.values() if each.get("aria-invalid")]
+
+
+def test_after_success_no_alert_comes_back(alice, alice_client, garmin, strava):
+    alice_client.post(f"{GARMIN}connect/", {"email": GARMIN_ALICE, "password": "wrong"})
+    alice_client.post(f"{STRAVA}gear/sync/")  # whose page nobody loads
+    come_back(alice_client, state=begin(alice_client)["state"], code=strava.grant(ALICE))
+    for _load in range(3):
+        assert page_of(alice_client).alerts == []
+
+
+def test_pressing_again_is_not_met_by_what_failed_before(alice, alice_client, expired, strava):
+    strava.fail("token", "500", times=1)
+    alice_client.post(f"{STRAVA}gear/sync/")
+    assert len(page_of(alice_client).alerts) == 1
+    later = timezone.now() + timedelta(minutes=1)
+    UsersIntegrations.objects.update(strava_syncing_until=later)
+    assert page_of(alice_client).alerts == []
+
+
+def test_what_is_done_before_the_page_loads_is_told_as_done(alice, alice_client, linked, strava):
+    def told(path, **sent):
+        alice_client.post(f"{STRAVA}{path}", sent)
+        page = alice_client.get(PAGE)
+        return [str(message) for message in page.context["messages"]], page.context["alert"]
+
+    assert told("gear/sync/") == (["Your gear is synced."], None)
+    strava.fail("athlete", "500", times=1)
+    messages, alert = told("preferences/", sync_gear="on")
+    assert messages == []
+    assert "could not be reached" in alert.message
+
+
+def test_a_no_to_gear_is_an_answer(alice_client, linked):
+    assert b"Do you want your bikes" in alice_client.get(PAGE).content
+    alice_client.post(f"{STRAVA}preferences/", {})
+    assert b"Do you want your bikes" not in alice_client.get(PAGE).content
+
+
+def test_a_box_that_was_unchecked_comes_back_so(alice, alice_client, garmin):
+    services.create_user_integrations(alice.pk)
+    services.link_garminconnect_account(alice.pk, {"domain": "garmin.cn"}, {"di_token": "x"})
+    assert "checked" in page_of(alice_client).fields["is_cn"]
+    alice_client.post(f"{GARMIN}connect/", {"email": "not-an-email", "password": "x"})
+    assert "checked" not in page_of(alice_client).fields["is_cn"]
 
 
 def test_a_standing_notice_is_not_told_twice(alice, alice_client, linked, strava):

@@ -23,6 +23,7 @@ from integrations.sandbox.strava import (
 )
 from integrations.schemas import UsersIntegrationsUpdate
 from integrations.services import _rows, _words
+from integrations.strava.client import StravaClient
 
 from .conftest import begin, come_back, messages_of, row_of
 from .test_garminconnect_session import link as link_garmin
@@ -221,6 +222,39 @@ def test_an_app_of_ones_own_may_be_anothers_too(alice, bob, strava):
     assert not isinstance(caught.value, RateLimited)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_sweep_leaves_out_who_shares_a_limited_app(alice, bob, strava):
+    own_app(alice, strava)
+    services.create_user_integrations(bob.pk)
+    services.set_user_strava_client(bob.pk, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET)
+    services.link_strava_account(row_of(bob), strava.issue_tokens(BJORN, OTHER_CLIENT_ID))
+    strava.fail("athlete", "429", times=1)
+    with pytest.raises(RateLimited):
+        services.sync_strava_gear(alice.pk)
+    UsersIntegrations.objects.update(strava_token_expires_at=timezone.now())
+    services.sweep_strava_tokens(workers=1)
+    assert strava.calls["token"] == 0
+
+
+def test_who_disconnects_does_not_take_the_sites_limit_along(alice, bob, linked, link, strava):
+    link(bob, BJORN)
+    strava.fail("athlete", "429", times=1)
+    with pytest.raises(RateLimited):
+        services.sync_strava_gear(alice.pk)
+    services.disconnect_strava(alice.pk)
+    with pytest.raises(RateLimited):
+        services.sync_strava_gear(bob.pk)
+    assert strava.calls["athlete"] == 1
+
+
+def test_a_limit_at_the_exchange_is_one_for_every_door(alice, alice_client, linked, strava):
+    state = begin(alice_client)["state"]
+    strava.fail("token", "429", times=1)
+    come_back(alice_client, state=state, code=strava.grant(ALICE), scope=FULL)
+    alice_client.post("/integrations/strava/gear/sync/")
+    assert strava.calls["athlete"] == 0
+
+
 def test_a_limit_of_reads_keeps_no_token_from_being_refreshed(alice, expired, strava):
     strava.rate_limits.set(CLIENT_ID, read=(0, 1000))
     services.get_strava_access_token(alice.pk)
@@ -388,6 +422,57 @@ def test_a_state_that_made_no_link_that_stands_is_refused(alice, alice_client, b
     come_back(alice_client, state=newer, code=code, scope=FULL)
     assert "already used" in messages_of(alice_client)[0]
     assert strava.calls["token"] == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "fault", "words"),
+    [
+        ({"error": "access_denied"}, None, "chose not to give access"),
+        ({"code": "c"}, "500", "cannot be reached"),
+        ({"code": "c"}, "401_client", "not your fault"),
+        ({"code": "c"}, "429", "limit for now"),
+        ({"code": "c"}, None, "did not accept the confirmation"),
+    ],
+)
+def test_what_failed_fails_with_the_same_words_when_it_comes_again(
+    alice_client, strava, query, fault, words
+):
+    state = begin(alice_client)["state"]
+    if fault:
+        strava.fail("token", fault)
+    for _time in range(2):
+        come_back(alice_client, state=state, **query)
+        assert words in messages_of(alice_client)[0]
+    assert strava.calls["token"] == ("code" in query)
+
+
+def test_a_disconnect_during_an_exchange_stays_one(
+    alice, alice_client, linked, strava, monkeypatch
+):
+    exchange = StravaClient.exchange_code
+
+    def meanwhile(self, code):
+        tokens = exchange(self, code)
+        services.disconnect_strava(alice.pk)
+        issued.append(tokens.access_token)
+        return tokens
+
+    issued = []
+    monkeypatch.setattr(StravaClient, "exchange_code", meanwhile)
+    state = begin(alice_client)["state"]
+    come_back(alice_client, state=state, code=strava.grant(ALICE), scope=FULL)
+    assert "already used" in messages_of(alice_client)[0]
+    assert not row_of(alice).is_linked("strava")
+    assert not strava.is_alive(issued[0])
+
+
+def test_a_callback_that_comes_again_starts_no_sync(alice, alice_client, strava):
+    state = begin(alice_client)["state"]
+    services.set_sync_gear(alice.pk, "strava", True)
+    code = strava.grant(ALICE)
+    for _time in range(3):
+        come_back(alice_client, state=state, code=code, scope=FULL)
+    assert strava.calls["athlete"] == 1
 
 
 def test_who_was_exchanging_and_is_gone_holds_nobody_up(alice, alice_client, strava):

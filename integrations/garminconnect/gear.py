@@ -89,18 +89,20 @@ def _list(answer: Any) -> list[Any]:
 
 def _item(entry: dict[str, Any]) -> GearItem | None:
     """An entry in the newer shape, or the older one: `uuid` with dashes or without, or null."""
-    uuid = gear_id(_first(entry, "uuid"))
-    if uuid is None:
+    uuid = (gear_id(_first(entry, "uuid")) or "").replace("-", "").lower()
+    if not uuid:
         return None
     brand, model = _listed(entry, "brand", "gearMakeName"), _listed(entry, "model", "gearModelName")
     name = text(_first(entry, "name", "displayName"))
     if name == "":
         name = text(_first(entry, "customMakeModel"))
+        if name and set(name.lower().split()) <= {"other", "unknown", "bike", "shoes"}:
+            name = ""  # Garmin's words for an unlisted make and model
         if name == f"{brand} {model}".strip():
             name = ""  # gear without a name is shown by its make and model anyway
     status = text(_first(entry, "gearStatus", "status", "gearStatusName"))
     return GearItem(
-        provider_gear_id=uuid.replace("-", "").lower(),
+        provider_gear_id=uuid,
         kind=_kind(entry),
         name=name,
         distance=meters(_first(entry, "distanceUsedMeters")),

@@ -26,9 +26,18 @@ def tell_sign_ins_apart(apps: Any, schema_editor: Any) -> None:
     rows.filter(garminconnect_error__in=SIGN_IN_ERRORS).update(
         garminconnect_login_error=models.F('garminconnect_error'), garminconnect_error=''
     )
+    # Without a link there was nothing else that could fail.
+    rows.filter(garminconnect_oauth1=None, garminconnect_oauth2=None).exclude(garminconnect_error='').update(
+        garminconnect_login_error=models.F('garminconnect_error'), garminconnect_error=''
+    )
     # Copies of a link's own health, which have outlived the cure.
     for provider in ('strava', 'garminconnect'):
         rows.filter(**{f'{provider}_sync_error': 'relink_required'}).update(**{f'{provider}_sync_error': ''})
+
+
+def tell_sign_ins_as_links(apps: Any, schema_editor: Any) -> None:
+    rows = apps.get_model('integrations', 'UsersIntegrations').objects.using(schema_editor.connection.alias)
+    rows.filter(garminconnect_error='').update(garminconnect_error=models.F('garminconnect_login_error'))
 
 
 class Migration(migrations.Migration):
@@ -78,11 +87,16 @@ class Migration(migrations.Migration):
             name='strava_exchanging_until',
             field=models.DateTimeField(blank=True, null=True),
         ),
+        migrations.AddField(
+            model_name='usersintegrations',
+            name='strava_exchanging_error',
+            field=models.CharField(blank=True, default='', max_length=64),
+        ),
         migrations.AlterField(
             model_name='usersintegrations',
             name='strava_scope',
             field=models.TextField(blank=True, null=True),
         ),
         migrations.RunPython(forget_unknown_scopes, empty_unknown_scopes),
-        migrations.RunPython(tell_sign_ins_apart, migrations.RunPython.noop),
+        migrations.RunPython(tell_sign_ins_apart, tell_sign_ins_as_links),
     ]

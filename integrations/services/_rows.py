@@ -225,6 +225,7 @@ _NOTED_OF: dict[str, dict[str, Any]] = {
         "strava_spent_state": "",
         "strava_exchanging_state": "",
         "strava_exchanging_until": None,
+        "strava_exchanging_error": "",
     },
     "garminconnect": {"garminconnect_limited_until": None, "garminconnect_login_error": ""},
 }
@@ -237,9 +238,13 @@ def unsynced_columns(provider: str) -> dict[str, Any]:
 
 def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
     """The columns that switch gear sync on (due now) or off."""
-    columns: dict[str, Any] = {f"{provider}_sync_gear": sync_gear}
+    columns: dict[str, Any] = {
+        f"{provider}_sync_gear": sync_gear,
+        # A moment also where it is off: the athlete has answered.
+        f"{provider}_sync_due_at": timezone.now(),
+    }
     if sync_gear:
-        columns |= {f"{provider}_sync_due_at": timezone.now(), f"{provider}_sync_failures": 0}
+        columns[f"{provider}_sync_failures"] = 0
     return columns
 
 

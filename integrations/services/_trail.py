@@ -73,7 +73,7 @@ def unlink(
     true.
     """
     rows = UsersIntegrations.objects.filter(user_id=user_id)
-    columns |= _rows.anew_columns(provider) | _rows.unsynced_columns(provider)
+    columns = _rows.anew_columns(provider) | _rows.unsynced_columns(provider) | columns
     with _rows.atomic():
         # Locked, so that the second of two calls finds nothing left.
         linked = _rows.lock_row(user_id).is_linked(provider)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -119,7 +120,12 @@ def health_message(
     if code in _PLAIN:
         return str(_PLAIN[code])
     message = str(_TRANSIENT.get(code, _OTHER)) % {"provider": _NAMES[provider]}
-    seconds = _rows.limited_for(row, provider) if code == RateLimited.code else 0
+    seconds = 0
+    if code == RateLimited.code:
+        # It may be another athlete who ran into the limit of an app that they share.
+        due_at = getattr(row, f"{provider}_sync_due_at")
+        left = round((due_at - timezone.now()).total_seconds()) if due_at else 0
+        seconds = _rows.limited_for(row, provider) or max(0, left)
     if not seconds:
         return f"{message} {_TRYING_AGAIN if retried else _TRY_AGAIN}"
     minutes = -(-seconds // 60)

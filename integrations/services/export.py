@@ -13,7 +13,12 @@ from ._rows import database_errors
 _LEFT_OUT = {
     # Internal columns, which say nothing about the athlete.
     *("id", "user", "attempt", "email_hash", "strava_lease", "garminconnect_lease"),
-    *("strava_spent_state", "strava_exchanging_state", "strava_exchanging_until"),
+    *(
+        "strava_spent_state",
+        "strava_exchanging_state",
+        "strava_exchanging_until",
+        "strava_exchanging_error",
+    ),
     "strava_state",  # worth as much as a secret for ten minutes
     "actor_user",  # the staff member who acted
 }

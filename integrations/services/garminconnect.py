@@ -74,6 +74,7 @@ def session_columns(oauth2_token: dict[str, Any] | None) -> dict[str, Any]:
         "garminconnect_oauth2": oauth2_token,
         "garminconnect_token_expires_at": client.token_expiry(oauth2_token),
         "garminconnect_refreshed_at": timezone.now(),
+        "garminconnect_login_error": "",
         **_rows.healthy_columns("garminconnect"),
     }
 

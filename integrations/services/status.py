@@ -8,7 +8,7 @@ from django.db.models import Exists
 from django.utils import timezone
 
 from ..exceptions import SecretUnreadable
-from ..models import GarminConnectLogin, UsersIntegrations
+from ..models import GarminConnectLogin, LinkStatus, UsersIntegrations
 from ._rows import database_errors
 from ._words import health_message, login_words
 from .garminconnect_login import login_status, settle_dead_logins
@@ -105,10 +105,13 @@ def login_message(row: UsersIntegrations) -> str:
 
 def _error(row: UsersIntegrations, provider: str) -> dict[str, str] | None:
     """The error to show first: of the sign-in, the link, or its gear."""
-    if provider == "garminconnect" and (message := login_message(row)):
-        return {"code": row.garminconnect_login_error, "message": message}
-    if message := link_message(row, provider):
-        return {"code": link_error(row, provider), "message": message}
-    if message := sync_message(row, provider):
-        return {"code": getattr(row, f"{provider}_sync_error"), "message": message}
-    return None
+    told = [
+        (link_error(row, provider), link_message(row, provider)),
+        (getattr(row, f"{provider}_sync_error"), sync_message(row, provider)),
+    ]
+    if provider == "garminconnect":
+        # A link that works is told of before what has not replaced it.
+        works = row.garminconnect_status == LinkStatus.LINKED
+        login = (row.garminconnect_login_error, login_message(row))
+        told.insert(len(told) if works else 0, login)
+    return next(({"code": code, "message": words} for code, words in told if words), None)

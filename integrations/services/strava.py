@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from django.db import IntegrityError
-from django.db.models import Q
+from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from ..exceptions import (
     IntegrationsError,
     IntegrationsNotFound,
     InvalidProviderReply,
+    InvalidState,
     SecretUnreadable,
     SiteClientChanged,
     SiteClientRejected,
@@ -94,10 +95,15 @@ def link_strava_account(
     user_integrations.refresh_from_db()
 
 
-def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> UsersIntegrations:
+def write_link(
+    user_id: int, tokens: StravaTokens, *, exchanging: str = "", **columns: Any
+) -> UsersIntegrations:
     """Write a new link and its health, then tell host projects; returns the row that it replaced.
 
     If the athlete changes, the old link's gear and granted scopes are deleted with it.
+
+    Raises InvalidState if the exchange that `exchanging` names was overtaken: the athlete has
+    disconnected or started anew meanwhile.
     """
     athlete_id = tokens.athlete.id if tokens.athlete is not None else None
     if athlete_id is not None:
@@ -107,6 +113,8 @@ def write_link(user_id: int, tokens: StravaTokens, **columns: Any) -> UsersInteg
     try:
         with _rows.atomic():  # a savepoint where a caller's transaction is open
             replaced = _rows.lock_row(user_id)
+            if exchanging and replaced.strava_exchanging_state != exchanging:
+                raise InvalidState
             if athlete_id is not None and replaced.strava_athlete_id not in (None, athlete_id):
                 Gear.objects.filter(user_id=user_id, provider="strava").delete()
                 columns = {"strava_scope": None, "strava_athlete_name": ""} | columns
@@ -171,6 +179,11 @@ def _unlink(user_id: int, code: str = "", only_if: Q | None = None) -> bool:
         strava_site_client_id="",
         strava_linked_at=None,
         strava_refreshed_at=None,
+        # The site's app is limited as before, whoever has run into it.
+        strava_limited_until=Case(
+            When(strava_client_id=None, then=F("strava_limited_until")), default=Value(None)
+        ),
+        strava_limited_reads=F("strava_limited_reads"),
         **_rows.state_columns(None),
     )
     if linked:

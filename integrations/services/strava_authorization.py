@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,11 +18,15 @@ from ..exceptions import (
     ClientRequired,
     IntegrationsError,
     IntegrationsNotFound,
+    InvalidClient,
     InvalidGrant,
     InvalidState,
     ProviderUnavailable,
+    RateLimited,
     SecretUnreadable,
+    SiteClientRejected,
     StravaRelinkRequired,
+    error_by_code,
 )
 from ..metrics import counts_failures
 from ..models import LinkStatus, UsersIntegrations
@@ -56,6 +60,7 @@ class StravaAuthorization:
 
     granted: list[str]
     missing: list[str]
+    repeated: bool = False  # whether an earlier delivery of the same redirect had made the link
 
 
 @database_errors
@@ -132,12 +137,19 @@ def complete_strava_authorization(
         return _spent_before(user_id, state)
     try:
         return _exchange(user_id, row, state, code, scope, error)
-    except BaseException:
-        # The exchange failed, so a second callback must not report success.
-        UsersIntegrations.objects.filter(
-            user_id=user_id, strava_exchanging_state=_digest(state)
-        ).update(strava_exchanging_state="", strava_exchanging_until=None)
+    except IntegrationsError as exc:
+        _forget_exchange(user_id, state, exc.code)
         raise
+    except BaseException:
+        _forget_exchange(user_id, state)
+        raise
+
+
+def _forget_exchange(user_id: int, state: str, code: str = "") -> None:
+    """End an exchange that made no link. Its error is kept for the redirect's second delivery."""
+    UsersIntegrations.objects.filter(
+        user_id=user_id, strava_exchanging_state=_digest(state)
+    ).update(strava_exchanging_until=None, strava_exchanging_error=code)
 
 
 def _exchange(
@@ -162,7 +174,13 @@ def _exchange(
         }
     else:
         client = strava.own_client(row) or strava.site_client()
-    tokens = client.exchange_code(code)
+    try:
+        tokens = client.exchange_code(code)
+    except RateLimited as exc:
+        own = strava.own_client(row)
+        if client.is_site if own is None else client.client_id == own.client_id:
+            _rows.note_limit(user_id, "strava", exc)
+        raise
 
     requested = conf.strava_scopes()
     # A redirect without a scope granted what was asked for (RFC 6749, section 5.1).
@@ -177,9 +195,10 @@ def _exchange(
             strava_site_client_id=client.client_id if client.is_site else "",
             strava_linked_at=timezone.now(),
             strava_spent_state=_digest(state),
+            exchanging=_digest(state),
             **columns,
         )
-    except AthleteAlreadyLinked:
+    except (AthleteAlreadyLinked, InvalidState):
         if not _shares_grant(client, tokens):
             strava.revoke_quietly(client, tokens.refresh_token)
         raise
@@ -212,17 +231,25 @@ def _spent_before(user_id: int, state: str) -> StravaAuthorization:
             if row.strava_status != LinkStatus.LINKED:
                 raise StravaRelinkRequired
             scopes = conf.strava_scopes() if row.strava_scope is None else row.strava_scopes
-            return _authorization(scopes)
-        until = row.strava_exchanging_until if row is not None else None
-        if (
-            row is None
-            or until is None
-            or not constant_time_compare(row.strava_exchanging_state, digest)
-            or until < timezone.now()
-            or time.monotonic() > give_up
-        ):
+            return replace(_authorization(scopes), repeated=True)
+        if row is None or not constant_time_compare(row.strava_exchanging_state, digest):
+            raise InvalidState
+        if row.strava_exchanging_error:
+            raise _error_again(row)
+        until = row.strava_exchanging_until
+        if until is None or until < timezone.now() or time.monotonic() > give_up:
             raise InvalidState
         time.sleep(0.1)
+
+
+def _error_again(row: UsersIntegrations) -> IntegrationsError:
+    """The error that the first delivery of a redirect was answered with."""
+    error = error_by_code(row.strava_exchanging_error, IntegrationsError)
+    if error is InvalidClient and not row.has_secret("strava_client_id"):
+        return SiteClientRejected()
+    if issubclass(error, RateLimited):
+        return error(retry_after=strava.limited_for(row) or None)
+    return error()
 
 
 def _spend_state(user_id: int, state: str) -> UsersIntegrations:
@@ -243,6 +270,7 @@ def _spend_state(user_id: int, state: str) -> UsersIntegrations:
         **_rows.state_columns(None),
         strava_exchanging_state=_digest(state),
         strava_exchanging_until=timezone.now() + EXCHANGE_TAKES,
+        strava_exchanging_error="",
     )
     if not spent:
         # Too late, or spent by another callback a moment ago.

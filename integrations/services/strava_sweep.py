@@ -160,7 +160,8 @@ class _Sweep:
         outcome = Counter[str]()
         asked = True
         try:
-            if self.site_limited and not row.has_secret("strava_client_id"):
+            is_own = row.has_secret("strava_client_id")
+            if strava.limited_for(row) if is_own else self.site_limited:
                 _keeper.drop_lease(row, lease)
                 asked = False
             elif claim.is_old() and not _keeper.renew_lease(row, lease):

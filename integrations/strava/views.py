@@ -65,10 +65,11 @@ def callback(request: AthleteRequest) -> HttpResponse:
     # From here on, no crash page, error mail or access log can show the request's code.
     request.GET, request.META["QUERY_STRING"] = QueryDict(), ""
     try:
-        services.complete_strava_authorization(request.user.pk, **form.response())
+        authorization = services.complete_strava_authorization(request.user.pk, **form.response())
     except IntegrationsError as exc:
         return failed(request, exc)
-    tasks.start_wanted_gear_sync(request.user.pk, "strava")
+    if not authorization.repeated:
+        tasks.start_wanted_gear_sync(request.user.pk, "strava")
     # The card shows which scopes are missing for as long as they are.
     return done(request, _("Strava is connected."))
 

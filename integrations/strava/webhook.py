@@ -9,6 +9,7 @@ import json
 import logging
 from contextlib import suppress
 
+from django.contrib.auth.decorators import login_not_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -24,6 +25,7 @@ MAX_EVENT = 16 * 1024  # bytes; a real one has a few hundred
 
 
 @never_cache
+@login_not_required
 @csrf_exempt
 @transaction.non_atomic_requests
 @require_http_methods(["GET", "POST"])
