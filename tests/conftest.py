@@ -78,6 +78,12 @@ def garmin(sandbox: Sandbox, monkeypatch: Any) -> Iterator[Garmin]:
 
 
 @pytest.fixture
+def in_one_window(monkeypatch: Any) -> None:
+    """No window of Strava's limits turns in the middle of a test, however slow the machine."""
+    monkeypatch.setattr("integrations.strava.client._retry_after", lambda headers: 600)
+
+
+@pytest.fixture
 def http() -> Iterator[requests.Session]:
     """A plain session, whatever proxy the environment names."""
     with requests.Session() as session:

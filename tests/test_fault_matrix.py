@@ -40,6 +40,8 @@ from integrations.sandbox.strava import ALICE, CLIENT_SECRET
 from .conftest import begin, come_back, messages_of, row_of, told_on
 from .test_strava_webhook import event, send
 
+pytestmark = pytest.mark.usefixtures("in_one_window")
+
 JSON = {"accept": "application/json"}
 FULL = "read,profile:read_all"
 

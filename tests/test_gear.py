@@ -42,6 +42,8 @@ from .conftest import row_of
 from .test_garminconnect_session import link as link_garmin
 from .test_strava_tokens import call_together
 
+pytestmark = pytest.mark.usefixtures("in_one_window")
+
 sync = services.sync_strava_gear
 
 

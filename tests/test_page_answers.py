@@ -20,6 +20,8 @@ from integrations.strava.forms import StravaClientForm
 
 from .conftest import begin, come_back, row_of
 
+pytestmark = pytest.mark.usefixtures("in_one_window")
+
 PAGE = "/settings/integrations/"
 STRAVA, GARMIN = "/integrations/strava/", "/integrations/garminconnect/"
 PASTED = "0123456789abcdef0123456789abcdef01234567"  # as Strava's Client Secrets look

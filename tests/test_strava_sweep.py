@@ -24,7 +24,10 @@ from integrations.strava.client import StravaTokens
 
 from .processes import BASE_DIR, PYTHON, environment
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("in_one_window"),
+]
 
 
 @pytest.fixture

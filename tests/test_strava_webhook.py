@@ -22,6 +22,8 @@ from integrations.strava.webhook import MAX_EVENT
 
 from .conftest import row_of
 
+pytestmark = pytest.mark.usefixtures("in_one_window")
+
 URL = "/integrations/strava/webhook/"
 TOKEN = "verify-me"
 

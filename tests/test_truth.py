@@ -28,6 +28,8 @@ from integrations.strava.client import StravaClient
 from .conftest import begin, come_back, messages_of, row_of
 from .test_garminconnect_session import link as link_garmin
 
+pytestmark = pytest.mark.usefixtures("in_one_window")
+
 JSON = {"accept": "application/json"}
 STATUS = "/integrations/status/"
 PAGE = "/settings/integrations/"
