@@ -1,8 +1,8 @@
 """Run every test on SQLite and, where one answers, on PostgreSQL; in CI one has to answer.
 
-Without arguments for pytest it also measures how much of the code they run, and fails below the
-floor that pyproject.toml names. Browsers, which do not care what is below the site, then meet one
-database only.
+Without arguments for pytest both are tested at the same time, because most tests wait for other
+processes. Browsers, which do not care what is below the site, then meet PostgreSQL only. It also
+measures how much of the code the tests run, and fails below the floor that pyproject.toml names.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 
 import psycopg
 
@@ -26,21 +27,36 @@ def main() -> int:
             print("No PostgreSQL answers at TEST_POSTGRES_URL, and CI needs one.")
             return 1
         print("No PostgreSQL answers at TEST_POSTGRES_URL: testing on SQLite alone.")
-    measured = not sys.argv[1:]
-    pytest = ["coverage", "run", "-m", "pytest"] if measured else ["pytest", *sys.argv[1:]]
-    if measured:
-        python("coverage", "erase")
-    for name, url in databases.items():
+    if sys.argv[1:]:
+        for name, url in databases.items():
+            print(f"\n=== Tests on {name} ===", flush=True)
+            if code := python("pytest", *sys.argv[1:], TEST_DATABASE_URL=url):
+                return code
+        return 0
+    python("coverage", "erase")
+    pytest = ["coverage", "run", "-m", "pytest"]
+    sqlite, *others = databases.items()
+    with tempfile.TemporaryFile() as output:
+        if others:
+            beside = subprocess.Popen(
+                [sys.executable, "-m", *pytest, "-m", "not browser"],
+                env={**os.environ, "TEST_DATABASE_URL": sqlite[1]},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        name, url = others[0] if others else sqlite
         print(f"\n=== Tests on {name} ===", flush=True)
-        again = measured and name != list(databases)[-1]
-        without_browsers = ["-m", "not browser"] if again else []
-        if code := python(*pytest, *without_browsers, TEST_DATABASE_URL=url):
-            return code
-    if measured:
-        print("\n=== Coverage ===", flush=True)
-        python("coverage", "combine", "--quiet")
-        return python("coverage", "report")
-    return 0
+        failed = python(*pytest, TEST_DATABASE_URL=url)
+        if others:
+            print(f"\n=== Tests on {sqlite[0]} ===", flush=True)
+            failed = beside.wait() or failed
+            output.seek(0)
+            print(output.read().decode(errors="replace"), flush=True)
+    if failed:
+        return failed
+    print("\n=== Coverage ===", flush=True)
+    python("coverage", "combine", "--quiet")
+    return python("coverage", "report")
 
 
 def python(module: str, *arguments: str, **env: str) -> int:
