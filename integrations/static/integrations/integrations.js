@@ -65,6 +65,8 @@ for (const form of document.querySelectorAll("form[data-saves-itself]")) {
 
 // The result is shown where the athlete looks for it: a failure in its card, with the focus in the
 // field that is to blame; a success at the top of the page or in its card.
+const before = history.state; // what the page has noted before it reloaded itself
+if (before?.moved) history.replaceState(null, "");
 const alert = document.querySelector("main [role=alert]");
 const news = alert ?? document.querySelector("main > .notice") ?? moved();
 if (news) {
@@ -84,11 +86,9 @@ function tell(news, field) {
 
 // After the page has reloaded by itself: say so in the title, and in a live region that changes.
 function moved() {
-  const card = history.state?.moved && document.querySelector(history.state.moved);
+  const card = before?.moved && document.querySelector(before.moved);
   if (!card) return null;
-  const when = history.state.when;
-  history.replaceState(null, "");
-  const said = card.querySelector(`[data-news][data-when="${when}"]`) ?? card.querySelector("[data-news]:not([data-when])");
+  const said = card.querySelector(`[data-news][data-when="${before.when}"]`) ?? card.querySelector("[data-news]:not([data-when])");
   if (said) {
     const words = said.textContent.trim();
     if (said.dataset.when) document.title = `${words} – ${document.title}`;
