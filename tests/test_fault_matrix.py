@@ -735,7 +735,7 @@ def link_of(row, provider):
         "failures", "retry_at", "lease", "lease_until", "relink_required_at", "limited_until",
         "check_due_at", "checks_until", "synced_at", "units", "sync_error", "sync_failures",
         "sync_due_at", "syncing_until", "login_error", "limited_reads", "exchanging_state",
-        "exchanging_until", "athlete_name",
+        "exchanging_until", "exchanging_error", "athlete_name",
     )  # fmt: skip
     return {
         field.attname: getattr(row, field.attname)
