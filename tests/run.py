@@ -1,8 +1,8 @@
 """Run every test on SQLite and, where one answers, on PostgreSQL; in CI one has to answer.
 
 Without arguments for pytest both are tested at the same time, because most tests wait for other
-processes. Browsers, which do not care what is below the site, then meet PostgreSQL only. It also
-measures how much of the code the tests run, and fails below the floor that pyproject.toml names.
+processes; the browsers come afterwards, and meet one database only. It also measures how much of
+the code the tests run, and fails below the floor that pyproject.toml names.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from subprocess import STDOUT
 
 import psycopg
 
@@ -35,23 +36,19 @@ def main() -> int:
         return 0
     python("coverage", "erase")
     pytest = ["coverage", "run", "-m", "pytest"]
-    sqlite, *others = databases.items()
-    with tempfile.TemporaryFile() as output:
-        if others:
-            beside = subprocess.Popen(
-                [sys.executable, "-m", *pytest, "-m", "not browser"],
-                env={**os.environ, "TEST_DATABASE_URL": sqlite[1]},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        name, url = others[0] if others else sqlite
-        print(f"\n=== Tests on {name} ===", flush=True)
-        failed = python(*pytest, TEST_DATABASE_URL=url)
-        if others:
-            print(f"\n=== Tests on {sqlite[0]} ===", flush=True)
-            failed = beside.wait() or failed
-            output.seek(0)
-            print(output.read().decode(errors="replace"), flush=True)
+    runs = {}
+    for name, url in databases.items():
+        output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        command = [sys.executable, "-m", *pytest, "-m", "not browser"]
+        env = {**os.environ, "TEST_DATABASE_URL": url}
+        runs[name] = output, subprocess.Popen(command, env=env, stdout=output, stderr=STDOUT)
+    failed = 0
+    for name, (output, run) in runs.items():
+        failed = run.wait() or failed
+        output.seek(0)
+        print(f"\n=== Tests on {name} ===\n{output.read().decode(errors='replace')}", flush=True)
+    print("\n=== Browsers ===", flush=True)
+    failed = python(*pytest, "-m", "browser", TEST_DATABASE_URL=url) or failed
     if failed:
         return failed
     print("\n=== Coverage ===", flush=True)
