@@ -895,9 +895,11 @@ def assert_tried_again(cell, answer, provider, before, row):
             assert failed == nothing | noted
             assert (retry_at, due_at) == (None, None)
     # Others who share the app are told of its limit, and of nothing else.
-    is_limit = cell.later in ("backoff", "sync") and (
+    is_limit = cell.later in ("backoff", "sync", "athlete") and (
         answer == "429" or (provider == "garminconnect" and cell.says == "rate_limited")
     )
+    if provider == "garminconnect" and cell.later == "athlete":
+        is_limit = False  # a limit of sign-ins alone
     assert (getattr(row, f"{provider}_limited_until") is not None) == is_limit
 
 
