@@ -48,10 +48,7 @@ def main() -> int:
         output.seek(0)
         print(f"\n=== Tests on {name} ===\n{output.read().decode(errors='replace')}", flush=True)
     print("\n=== Browsers ===", flush=True)
-    # A busy machine's browser may lose a click: what has failed is tried once more, alone.
-    browsers = (*pytest, "-m", "browser")
-    if python(*browsers, TEST_DATABASE_URL=url):
-        failed = python(*browsers, "--last-failed", TEST_DATABASE_URL=url) or failed
+    failed = python(*pytest, "-m", "browser", TEST_DATABASE_URL=url) or failed
     if failed:
         return failed
     print("\n=== Coverage ===", flush=True)

@@ -84,7 +84,8 @@ function tell(news, field) {
   news.scrollIntoView({ block: field ? "start" : "nearest" });
 }
 
-// After the page has reloaded by itself: say so in the title, and in a live region that changes.
+// After the page has reloaded by itself: say so in the title, and in a live region of its own, because
+// only what changes in one is read out, and nothing may move under the athlete's finger.
 function moved() {
   const card = before?.moved && document.querySelector(before.moved);
   if (!card) return null;
@@ -93,9 +94,11 @@ function moved() {
     const words = said.textContent.trim();
     if (said.dataset.when) document.title = `${words} – ${document.title}`;
     said.hidden = false;
-    const nodes = [...said.childNodes];
-    said.replaceChildren();
-    setTimeout(() => said.replaceChildren(...nodes), 100);
+    const announcer = document.createElement("p");
+    announcer.className = "visually-hidden";
+    announcer.setAttribute("role", "status");
+    document.querySelector("main").append(announcer);
+    setTimeout(() => (announcer.textContent = words), 100);
   }
   return card.querySelector("input[autofocus]") ?? (said?.matches(".notice") ? said : card.querySelector(".notice:not([hidden])")) ?? card;
 }
