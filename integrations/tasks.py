@@ -45,11 +45,11 @@ def _key(user_id: Any) -> Any:
 def start_gear_sync(user_id: Any, provider: str) -> None:
     """Have a worker sync gear. Raises what services.request_gear_sync raises, and
     TaskQueueUnavailable."""
-    services.request_gear_sync(user_id, provider)
+    error = services.request_gear_sync(user_id, provider)
     try:
         enqueue(sync_gear, user_id, provider, *services.acting())
     except TaskQueueUnavailable:
-        services.withdraw_gear_sync(user_id, provider)
+        services.withdraw_gear_sync(user_id, provider, error)
         raise
 
 

@@ -107,11 +107,18 @@ class Environment:
             ) from None
         return found
 
-    def sub_path(self, name: str, default: str = "") -> str:
-        """A path with a leading slash and no trailing one; empty for the root."""
-        value = self.text(name, default).strip("/")
+    def sub_path(self, name: str, within: str = "") -> str:
+        """A path with a leading slash and no trailing one; empty for the root.
+
+        Without a value of its own it is the path of the address in `within`.
+        """
+        value = self.text(name)
+        if within and not value:
+            name, value = within, urlsplit(self.text(within)).path
+        value = value.strip("/")
         if value and not re.fullmatch(r"[A-Za-z0-9_][\w.~-]*(/[A-Za-z0-9_][\w.~-]*)*", value, re.A):
-            raise ImproperlyConfigured(f"{name} must be a path, such as /athletes.")
+            what = "have a path" if name == within else "be a path"
+            raise ImproperlyConfigured(f"{name} must {what} such as /athletes.")
         return f"/{value}" if value else ""
 
     def address(

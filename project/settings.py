@@ -71,7 +71,7 @@ STRAVA_WEBHOOK_VERIFY_TOKEN = env.text("STRAVA_WEBHOOK_VERIFY_TOKEN")
 INTEGRATIONS_BASE_URL = env.address("INTEGRATIONS_BASE_URL", _WEB)
 _public = urlsplit(INTEGRATIONS_BASE_URL)
 # The site's sub-path, if it is not at the root.
-FORCE_SCRIPT_NAME = env.sub_path("SCRIPT_NAME", _public.path) or None
+FORCE_SCRIPT_NAME = env.sub_path("SCRIPT_NAME", within="INTEGRATIONS_BASE_URL") or None
 
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")

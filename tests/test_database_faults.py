@@ -443,7 +443,9 @@ CASES: dict[str, Case] = {
     ),
     "sync_gear": Case(strava_link_with_gear, lambda w: services.sync_gear(w.id, "strava")),
     "request_gear_sync": Case(strava_link, lambda w: services.request_gear_sync(w.id, "strava")),
-    "withdraw_gear_sync": Case(strava_link, lambda w: services.withdraw_gear_sync(w.id, "strava")),
+    "withdraw_gear_sync": Case(
+        strava_link, lambda w: services.withdraw_gear_sync(w.id, "strava", "unavailable")
+    ),
     "set_sync_gear": Case(a_row, lambda w: services.set_sync_gear(w.id, "strava", True)),
     "get_gear": Case(strava_link_with_gear, lambda w: services.get_gear(w.id)),
     "count_gear": Case(strava_link_with_gear, lambda w: services.count_gear(w.id)),

@@ -482,6 +482,13 @@ def test_the_public_address_says_where_the_site_begins_and_whose_forms_it_takes(
     assert (plain.SESSION_COOKIE_PATH, plain.CSRF_TRUSTED_ORIGINS) == ("/", [])
 
 
+def test_a_sub_path_that_is_none_is_refused_by_the_name_that_has_it(site):
+    with pytest.raises(ImproperlyConfigured, match="INTEGRATIONS_BASE_URL must have a path"):
+        site(INTEGRATIONS_BASE_URL="https://a.example/-")
+    with pytest.raises(ImproperlyConfigured, match="SCRIPT_NAME must be a path"):
+        site(INTEGRATIONS_BASE_URL="https://a.example/sub", SCRIPT_NAME="-")
+
+
 def test_plain_http_has_to_be_asked_for(site):
     names = ["SECURE_SSL_REDIRECT", "SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE"]
     names += ["SECURE_HSTS_SECONDS"]

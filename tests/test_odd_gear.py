@@ -18,6 +18,7 @@ from integrations.exceptions import (
 )
 from integrations.models import Gear
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
+from integrations.sandbox.garmin.errors import api
 from integrations.sandbox.strava import ALICE
 
 from .conftest import row_of
@@ -338,6 +339,17 @@ def test_what_cannot_be_used_is_told_as_such(alice, alice_client, request, provi
     assert error["code"] == "invalid_provider_reply"
     assert "sent an answer that we could not use" in error["message"]
     assert "reached" not in error["message"]
+
+
+@pytest.mark.parametrize("status", [400, 403, 410, 451])
+def test_what_garmins_api_refuses_is_no_outage(alice, garmin, monkeypatch, status):
+    link_garmin(garmin, alice)
+    answer = api(status, "No", "Refused").response
+    monkeypatch.setattr("integrations.sandbox.garmin.errors.front", lambda status: answer)
+    garmin.fail("gear_list", "403")
+    with pytest.raises(InvalidProviderReply) as caught:
+        services.sync_garminconnect_gear(alice.pk)
+    assert (caught.value.code, caught.value.provider_status) == ("invalid_provider_reply", status)
 
 
 # --- One request for each -----------------------------------------------------------------------

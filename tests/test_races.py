@@ -642,6 +642,22 @@ def test_a_code_that_no_worker_could_be_told_of_can_be_entered_again(
     assert (login.step, login.step_until, login.mfa_code) == ("mfa_required", until, None)
 
 
+def test_a_sync_that_no_worker_could_be_told_of_leaves_what_was_told(
+    alice_client, linked, monkeypatch
+):
+    UsersIntegrations.objects.update(strava_sync_error="provider_unavailable")
+    before = alice_client.get("/integrations/status/").json()["strava"]
+
+    def down(*args):
+        raise ConnectionError
+
+    monkeypatch.setattr(type(tasks.sync_gear), "enqueue", down)
+    response = alice_client.post("/integrations/strava/gear/sync/", headers=JSON)
+    assert response.json()["error"]["code"] == "task_queue_unavailable"
+    assert before["error"]
+    assert alice_client.get("/integrations/status/").json()["strava"] == before
+
+
 def test_a_library_that_fails_ends_no_session(alice, garmin, monkeypatch):
     link_garmin(garmin, alice)
 

@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -212,13 +213,23 @@ def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectErr
         # A 401 right after the token endpoint renewed the session: it is not dead.
         error = GarminConnectInvalidReply(provider_status=401)
     elif isinstance(exc, garminconnect.GarminConnectConnectionError):
-        status = getattr(getattr(exc, "response", None), "status_code", None)
-        error = GarminConnectUnavailable(provider_status=status)
+        status = _status_of(exc)
+        refused = 400 <= (status or 0) < 500  # an answer, so no outage
+        error = (GarminConnectInvalidReply if refused else GarminConnectUnavailable)(
+            provider_status=status
+        )
     else:
         error = GarminConnectInvalidReply()
     event = {"event": "garminconnect.call_failed"}
     logger.warning("garminconnect: %s (%s)", error.code, type(exc).__name__, extra=event)
     return error
+
+
+def _status_of(exc: Exception) -> int | None:
+    """The HTTP status behind the library's error, which may be in its message alone."""
+    status: int | None = getattr(getattr(exc, "response", None), "status_code", None)
+    found = re.search(r"API Error (\d{3})|client error \((\d{3})\)", str(exc))
+    return status or (int(found[1] or found[2]) if found else None)
 
 
 def _translate_refresh(answer: Any, exc: Exception) -> GarminConnectError:

@@ -86,8 +86,10 @@ def sync_gear(user_id: int, provider: str) -> GearCounts:
 
 
 @database_errors
-def request_gear_sync(user_id: int, provider: str) -> None:
+def request_gear_sync(user_id: int, provider: str) -> str:
     """Note that a worker is about to sync, so that the page can show it.
+
+    Returns the last sync's error code, or "", which is cleared.
 
     Raises SyncInProgress if one is under way; `not_linked` or `relink_required` of the provider;
     RateLimited while it must not be asked; ScopeMissing if its gear was not permitted.
@@ -105,6 +107,8 @@ def request_gear_sync(user_id: int, provider: str) -> None:
     columns = {f"{provider}_syncing_until": now + SYNCING_FOR, f"{provider}_sync_error": ""}
     if not UsersIntegrations.objects.filter(free, user_id=user_id).update(**columns):
         raise SyncInProgress
+    error: str = getattr(row, f"{provider}_sync_error")
+    return error
 
 
 def is_gear_missing(row: UsersIntegrations, provider: str) -> bool:
@@ -114,9 +118,10 @@ def is_gear_missing(row: UsersIntegrations, provider: str) -> bool:
 
 
 @database_errors
-def withdraw_gear_sync(user_id: int, provider: str) -> None:
-    """Take back request_gear_sync if the task could not be enqueued."""
-    _rows.update(user_id, **{f"{provider}_syncing_until": None})
+def withdraw_gear_sync(user_id: int, provider: str, error: str) -> None:
+    """Take back request_gear_sync, which returned `error`, if the task could not be enqueued."""
+    columns = {f"{provider}_syncing_until": None, f"{provider}_sync_error": error}
+    _rows.update(user_id, **columns)
 
 
 @database_errors
