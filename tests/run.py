@@ -1,8 +1,8 @@
 """Run every test on SQLite and, where one answers, on PostgreSQL; in CI one has to answer.
 
 Without arguments for pytest both are tested at the same time, because most tests wait for other
-processes; the browsers come afterwards, and meet one database only. It also measures how much of
-the code the tests run, and fails below the floor that pyproject.toml names.
+processes; the browsers come afterwards, each with one database. It also measures how much of the
+code the tests run, and fails below the floor that pyproject.toml names.
 """
 
 from __future__ import annotations
@@ -35,25 +35,32 @@ def main() -> int:
                 return code
         return 0
     python("coverage", "erase")
-    pytest = ["coverage", "run", "-m", "pytest"]
-    runs = {}
-    for name, url in databases.items():
-        output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
-        command = [sys.executable, "-m", *pytest, "-m", "not browser"]
-        env = {**os.environ, "TEST_DATABASE_URL": url}
-        runs[name] = output, subprocess.Popen(command, env=env, stdout=output, stderr=STDOUT)
-    failed = 0
-    for name, (output, run) in runs.items():
-        failed = run.wait() or failed
-        output.seek(0)
-        print(f"\n=== Tests on {name} ===\n{output.read().decode(errors='replace')}", flush=True)
-    print("\n=== Browsers ===", flush=True)
-    failed = python(*pytest, "-m", "browser", TEST_DATABASE_URL=url) or failed
+    rest = ("--ignore=tests/browser",)
+    failed = together({f"Tests on {name}": (url, *rest) for name, url in databases.items()})
+    firefox = (databases["SQLite"], "tests/browser", "-k", "firefox")
+    chromium = (url, "tests/browser", "-k", "not firefox")
+    failed = together({"Firefox": firefox, "Chromium": chromium}) or failed
     if failed:
         return failed
     print("\n=== Coverage ===", flush=True)
     python("coverage", "combine", "--quiet")
     return python("coverage", "report")
+
+
+def together(runs: dict[str, tuple[str, ...]]) -> int:
+    """Run pytest on several databases, each with its arguments, and print one after the other."""
+    started = {}
+    for title, (url, *arguments) in runs.items():
+        output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", *arguments]
+        env = {**os.environ, "TEST_DATABASE_URL": url}
+        started[title] = output, subprocess.Popen(command, env=env, stdout=output, stderr=STDOUT)
+    failed = 0
+    for title, (output, run) in started.items():
+        failed = run.wait() or failed
+        output.seek(0)
+        print(f"\n=== {title} ===\n{output.read().decode(errors='replace')}", flush=True)
+    return failed
 
 
 def python(module: str, *arguments: str, **env: str) -> int:

@@ -18,8 +18,6 @@ from integrations.sandbox.garmin import ALICE
 from .desk import Desk
 from .windows import Window
 
-pytestmark = pytest.mark.browser
-
 Step = GarminConnectLogin.Step
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 OF_COLOR = ("color-contrast", "link-in-text-block")

@@ -24,8 +24,6 @@ from ..processes import Athlete, wait_until
 from .desk import Desk
 from .windows import DESKTOP, PHONE, Window
 
-pytestmark = pytest.mark.browser
-
 MFA_REQUIRED = GarminConnectLogin.Step.MFA_REQUIRED
 SECRET = "0123456789abcdef" * 2 + "01234567"  # as long as Strava's
 WRONG_PASSWORD = "not the password"

@@ -9,7 +9,7 @@ from integrations.sandbox.garmin import ALICE, MFA, MFA_CODE, PASSWORD
 
 from ..conftest import row_of
 
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from integrations.sandbox.strava import ALICE, BJORN
 
 from ..conftest import row_of
 
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

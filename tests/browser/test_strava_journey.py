@@ -9,7 +9,7 @@ from integrations.sandbox.strava import OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 
 from ..conftest import row_of
 
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

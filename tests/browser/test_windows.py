@@ -16,7 +16,6 @@ from .firefox import Firefox
 from .windows import DESKTOP, PHONE
 
 pytestmark = [
-    pytest.mark.browser,
     pytest.mark.django_db(transaction=True),
     pytest.mark.urls(__name__),
 ]
