@@ -187,7 +187,8 @@ def done(
     tags = PROGRESS if progress or status == 202 else ""
     messages.add_message(request, level, message, tags)
     response = redirect("integrations:settings")
-    forget_failure(request, response)  # of before
+    # One from before, whose page was never loaded. Browsers send its cookie to that page alone.
+    _delete_failure(response)
     return response
 
 
@@ -244,7 +245,11 @@ def typed_before(request: HttpRequest, provider: str) -> dict[str, str]:
 def forget_failure(request: HttpRequest, response: HttpResponse) -> None:
     """Delete the failure, which has been shown."""
     if _FAILURE in request.COOKIES:
-        response.delete_cookie(_FAILURE, path=reverse("integrations:settings"), samesite="Lax")
+        _delete_failure(response)
+
+
+def _delete_failure(response: HttpResponse) -> None:
+    response.delete_cookie(_FAILURE, path=reverse("integrations:settings"), samesite="Lax")
 
 
 def note_told(request: HttpRequest, response: HttpResponse) -> None:

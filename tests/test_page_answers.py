@@ -152,6 +152,15 @@ def test_after_success_no_alert_comes_back(alice, alice_client, garmin, strava):
         assert page_of(alice_client).alerts == []
 
 
+def test_a_success_takes_back_a_failure_whose_page_was_never_loaded(alice_client, linked):
+    alice_client.post(f"{STRAVA}connect/", {"client_id": "abc", "client_secret": "s"})
+    kept = alice_client.cookies.pop("integrations_failure")
+    assert kept["path"] == PAGE  # so browsers do not send it along with the next press
+    response = alice_client.post(f"{STRAVA}preferences/", {})
+    forgotten = response.cookies["integrations_failure"]
+    assert (forgotten.value, forgotten["max-age"], forgotten["path"]) == ("", 0, PAGE)
+
+
 def test_pressing_again_is_not_met_by_what_failed_before(alice, alice_client, expired, strava):
     strava.fail("token", "500", times=1)
     alice_client.post(f"{STRAVA}gear/sync/")
