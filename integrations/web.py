@@ -211,17 +211,17 @@ def failed(
     )
     response = redirect("integrations:settings")
     _send_ahead(request, response, _FAILURE, dataclasses.asdict(failure))
-    if form is not None:
+    if hasattr(form, "comes_back"):
         send_typed_ahead(request, response, form)
     return response
 
 
-def send_typed_ahead(request: HttpRequest, response: HttpResponse, form: Form) -> None:
+def send_typed_ahead(request: HttpRequest, response: HttpResponse, form: Any) -> None:
     """Keep what was typed, except secrets, for the form's next display.
 
     It stays in the athlete's browser, because this site does not need it.
     """
-    kept: tuple[str, ...] = getattr(form, "comes_back", ())
+    kept: tuple[str, ...] = form.comes_back
     values = {name: str(form.data[name]) for name in kept if form.data.get(name)}
     values = {name: value for name, value in values.items() if len(value) <= _MOST}
     _send_ahead(request, response, _TYPED, {_provider(request): values})

@@ -14,7 +14,7 @@ from integrations import services
 from integrations.garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
 from integrations.models import GarminConnectLogin, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
-from integrations.sandbox.garmin import PASSWORD
+from integrations.sandbox.garmin import MFA, PASSWORD
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_SECRET
 from integrations.strava.forms import StravaClientForm
 
@@ -150,6 +150,15 @@ def test_after_success_no_alert_comes_back(alice, alice_client, garmin, strava):
     come_back(alice_client, state=begin(alice_client)["state"], code=strava.grant(ALICE))
     for _load in range(3):
         assert page_of(alice_client).alerts == []
+
+
+def test_a_code_that_is_none_does_not_cost_the_address(alice_client, garmin):
+    alice_client.post(f"{GARMIN}connect/", {"email": MFA, "password": PASSWORD})
+    for code in ("abc", *["000000"] * 4):
+        alice_client.post(f"{GARMIN}mfa/", {"code": code})
+    page = page_of(alice_client)
+    assert "wrong too many times" in page.text
+    assert page.fields["email"]["value"] == MFA
 
 
 def test_a_success_takes_back_a_failure_whose_page_was_never_loaded(alice_client, linked):
