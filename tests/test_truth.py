@@ -537,6 +537,15 @@ def test_whoever_looks_at_sign_ins_ends_the_dead_ones(bob, bob_client, forgotten
     assert LinkEvent.objects.get().code == "login_interrupted"
 
 
+def test_a_dead_sign_in_without_a_row_stops_nobody(alice, bob, bob_client, forgotten):
+    """Staff have deleted the row while the sign-in began."""
+    services.create_user_integrations(bob.pk)
+    UsersIntegrations.objects.filter(user=alice)._raw_delete("default")
+    assert bob_client.get(PAGE).status_code == 200
+    assert bob_client.get(STATUS).status_code == 200
+    assert not GarminConnectLogin.objects.exists()
+
+
 def test_whoever_begins_to_connect_forgets_abandoned_secrets(alice, bob, strava):
     services.begin_strava_authorization(alice.pk, "http://testserver/cb", "10002", "s3cret")
     UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())

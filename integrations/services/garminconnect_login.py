@@ -39,7 +39,7 @@ from ..exceptions import (
 from ..garminconnect import client
 from ..garminconnect.client import MfaRequired, Session
 from ..metrics import count_failure
-from ..models import GarminConnectAttempt, GarminConnectLogin, LinkStatus
+from ..models import GarminConnectAttempt, GarminConnectLogin, LinkStatus, UsersIntegrations
 from . import _rows, _trail
 from ._rows import database_errors
 from ._trail import Actor, Event
@@ -226,7 +226,8 @@ def _settle(user_id: int) -> None:
         else:
             settled, _ = mine.delete()
         if settled:
-            _rows.update(user_id, garminconnect_login_error=code)
+            # Without an error if staff have deleted the row meanwhile: everybody settles this one.
+            UsersIntegrations.objects.filter(user_id=user_id).update(garminconnect_login_error=code)
             _trail.note(user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.SYSTEM)
             count_failure("garminconnect", "sign_in", code)
 
