@@ -50,11 +50,13 @@ class Environment:
         """Show the variables of `.env` to libraries that read the environment, and these names as
         they are read here: prometheus_client takes a blank directory for the current one.
         """
+        read = {name: self.text(name) for name in names}  # raises before anything has changed
         for name, value in self.values.items():
             os.environ.setdefault(name, value)
-        for name in names:
+        for name, value in read.items():
             os.environ.pop(name, None)
-            if value := self.text(name):
+            os.environ.pop(f"{name}_FILE", None)  # a child process would find both set
+            if value:
                 os.environ[name] = value
 
     def text(self, name: str, default: str = "") -> str:

@@ -390,6 +390,25 @@ def test_libraries_find_what_they_look_for_themselves(monkeypatch):
     assert given == {"DIRECTORY": "/tmp", "A": " a ", "B": "b"}
 
 
+def test_what_libraries_find_is_read_the_same_way_by_a_child(monkeypatch, tmp_path):
+    (file := tmp_path / "directory").write_text("/tmp\n")
+    given = {"DIRECTORY_FILE": str(file)}
+    monkeypatch.setattr(os, "environ", given)
+    for _process in range(2):
+        Environment(dict(given)).publish("DIRECTORY")
+        assert given == {"DIRECTORY": "/tmp"}
+
+
+def test_what_cannot_be_read_changes_nothing(monkeypatch):
+    """Django reads settings that were refused once more, for some commands."""
+    both = {"DIRECTORY": "/tmp", "DIRECTORY_FILE": "/tmp/directory"}
+    monkeypatch.setattr(os, "environ", given := dict(both))
+    for _time in range(2):
+        with pytest.raises(ImproperlyConfigured, match="both set"):
+            Environment(given).publish("DIRECTORY")
+        assert given == both
+
+
 # --- The site -----------------------------------------------------------------------------------
 
 
