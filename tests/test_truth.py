@@ -347,6 +347,14 @@ def test_a_site_that_has_moved_to_another_app_says_reconnect(
     assert "Needs attention" in page
 
 
+@pytest.mark.parametrize("door", [by_the_seed, by_an_edit])
+def test_a_host_can_reconnect_to_the_app_that_the_site_has_moved_to(alice, linked, strava, door):
+    UsersIntegrations.objects.update(strava_site_client_id="10099")
+    door(alice, None, strava, None)
+    assert services.refresh_strava_access_token(alice.pk)
+    assert services.get_integrations_status(alice.pk)["strava"]["error"] is None
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_an_app_is_told_of_to_its_owner_alone(own):
     row = UsersIntegrations(strava_client_id="1" if own else None)

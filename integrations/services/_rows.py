@@ -275,6 +275,8 @@ def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
             columns |= sync_columns(provider, columns[f"{provider}_sync_gear"])
     if columns.keys() & _STRAVA_TOKENS:
         columns |= anew_columns("strava")
+    if "strava_refresh_token" in columns:
+        columns["strava_site_client_id"] = ""  # the host does not say which app this one is of
     if "garminconnect_oauth2" in columns:
         columns["garminconnect_token_expires_at"] = token_expiry(columns["garminconnect_oauth2"])
     if columns.keys() & _GARMINCONNECT_TOKENS:

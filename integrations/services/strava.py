@@ -90,6 +90,7 @@ def link_strava_account(
         user_integrations.user_id,
         tokens,
         strava_linked_at=Coalesce("strava_linked_at", timezone.now()),
+        strava_site_client_id="",  # the host does not say
         **_rows.state_columns(None),
     )
     user_integrations.refresh_from_db()
