@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from contextlib import suppress
 from datetime import timedelta
 
@@ -534,11 +535,16 @@ def forgotten(alice, db):
         lambda bob, client: client.get(STATUS),
         lambda bob, client: services.begin_garminconnect_login(bob.pk, "b@example.com", "x"),
         lambda bob, client: services.submit_garminconnect_code(bob.pk, "123456"),
+        lambda bob, client: services.run_garminconnect_mfa(bob.pk, uuid.uuid4()),
+        lambda bob, client: services.cancel_garminconnect_login(bob.pk),
+        lambda bob, client: services.export_integrations(bob.pk),
     ],
-    ids=["the page", "the status", "a sign-in", "a code"],
+    ids=["the page", "the status", "a sign-in", "a code", "a worker", "a cancel", "an export"],
 )
-def test_whoever_looks_at_sign_ins_ends_the_dead_ones(bob, bob_client, forgotten, door):
-    services.create_user_integrations(bob.pk)
+@pytest.mark.parametrize("has_row", [True, False])
+def test_whoever_looks_at_sign_ins_ends_the_dead_ones(bob, bob_client, forgotten, door, has_row):
+    if has_row:
+        services.create_user_integrations(bob.pk)
     with suppress(NoLoginInProgress):
         door(bob, bob_client)
     assert not GarminConnectLogin.objects.exclude(user=bob).exists()

@@ -9,6 +9,7 @@ from django.db import models
 from ..fields import EncryptedTextField
 from ..models import GarminConnectAttempt, GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
 from ._rows import database_errors
+from .garminconnect_login import settle_dead_logins
 
 _LEFT_OUT = {
     # Internal columns, which say nothing about the athlete.
@@ -30,6 +31,7 @@ def export_integrations(user_id: int) -> dict[str, Any]:
 
     For each secret it says only whether there is one.
     """
+    settle_dead_logins()
     return {
         "integrations": _export(UsersIntegrations, user_id),
         "gear": _export(Gear, user_id),

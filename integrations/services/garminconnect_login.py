@@ -169,6 +169,7 @@ def withdraw_garminconnect_code(user_id: int, attempt: uuid.UUID) -> None:
 @database_errors
 def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
     """Answer Garmin with the code that waits. For a worker, like run_garminconnect_login."""
+    settle_dead_logins()
     login = _claim(user_id, attempt, Step.MFA_QUEUED, Step.MFA_RUNNING, "mfa_code")
     if login is None:
         return "superseded"
@@ -202,9 +203,11 @@ def cancel_garminconnect_login(user_id: int) -> None:
     """
     with _rows.atomic():
         deleted, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
-        if not deleted:
-            raise NoLoginInProgress
-        _rows.update(user_id, garminconnect_login_error="")
+        if deleted:
+            _rows.update(user_id, garminconnect_login_error="")
+    settle_dead_logins()
+    if not deleted:
+        raise NoLoginInProgress
 
 
 def _settle(user_id: int) -> None:

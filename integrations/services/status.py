@@ -35,9 +35,9 @@ def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | Non
     rows = UsersIntegrations.objects.select_related("user__integrations_garminconnect_login")
     rows = rows.filter(user_id=user_id)
     row: Any = rows.annotate(some_are_over=Exists(over)).first()
-    if row is not None and row.some_are_over:
+    if row is None or row.some_are_over:
         settle_dead_logins()
-        row = rows.first()
+        row = row and rows.first()
     if row is None:
         return UsersIntegrations(user_id=user_id), None
     return row, getattr(row.user, "integrations_garminconnect_login", None)
