@@ -74,7 +74,8 @@ _public = urlsplit(INTEGRATIONS_BASE_URL)
 FORCE_SCRIPT_NAME = env.sub_path("SCRIPT_NAME", within="INTEGRATIONS_BASE_URL") or None
 
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
-CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
+# Copied from an address bar, an origin ends in a slash; browsers send it without.
+CSRF_TRUSTED_ORIGINS = [each.rstrip("/") for each in env.items("CSRF_TRUSTED_ORIGINS")]
 if INTEGRATIONS_BASE_URL:
     # As browsers write it in Origin: without the default port.
     _host = _public.netloc.lower().removesuffix({"http": ":80", "https": ":443"}[_public.scheme])

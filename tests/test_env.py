@@ -488,9 +488,10 @@ def test_blank_variables_change_nothing(site):
 
 def test_the_public_address_says_where_the_site_begins_and_whose_forms_it_takes(site):
     found = site(
-        INTEGRATIONS_BASE_URL="https://A.example:443/sub/", CSRF_TRUSTED_ORIGINS="http://b"
+        INTEGRATIONS_BASE_URL="https://A.example:443/sub/",
+        CSRF_TRUSTED_ORIGINS="http://b, https://c/",
     )
-    assert found.CSRF_TRUSTED_ORIGINS == ["http://b", "https://a.example"]
+    assert found.CSRF_TRUSTED_ORIGINS == ["http://b", "https://c", "https://a.example"]
     assert found.FORCE_SCRIPT_NAME == found.SESSION_COOKIE_PATH == found.CSRF_COOKIE_PATH == "/sub"
     assert found.SECURE_REDIRECT_EXEMPT == ["^sub/healthz/$", "^sub/metrics$"]
     assert (
