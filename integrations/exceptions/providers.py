@@ -61,7 +61,7 @@ class RateLimited(ProviderError):
 
     status_code = 429
     code = "rate_limited"
-    default_message = _("This site has reached Strava’s limit for now.")
+    default_message = _("This Strava app has reached Strava’s limit for now.")
     reads_only = False
 
     @property

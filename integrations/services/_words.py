@@ -15,6 +15,7 @@ from ..exceptions import (
     ApplicationInactive,
     AthleteLimitReached,
     GarminConnectError,
+    GarminConnectRateLimited,
     IntegrationsError,
     InvalidClient,
     InvalidProviderReply,
@@ -83,7 +84,10 @@ _TRANSIENT: dict[str, Any] = {
     ProviderUnavailable.code: _("%(provider)s could not be reached the last time."),
     InvalidProviderReply.code: _("%(provider)s sent an answer that we could not use."),
     TokenRejected.code: _("%(provider)s did not let us in the last time."),
-    RateLimited.code: _("This site has reached %(provider)s’s limit for now."),
+}
+_LIMITED: dict[str, Any] = {
+    "strava": RateLimited.default_message,
+    "garminconnect": GarminConnectRateLimited.default_message,
 }
 _SIGN_INS_LIMITED = _(
     "Garmin is refusing sign-ins from this site for a while. Your e-mail and password may well be "
@@ -122,6 +126,7 @@ def health_message(
     message = str(_TRANSIENT.get(code, _OTHER)) % {"provider": _NAMES[provider]}
     seconds = 0
     if code == RateLimited.code:
+        message = str(_LIMITED[provider])
         # It may be another athlete who ran into the limit of an app that they share.
         due_at = getattr(row, f"{provider}_sync_due_at")
         left = round((due_at - timezone.now()).total_seconds()) if due_at else 0
