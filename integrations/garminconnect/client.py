@@ -27,7 +27,6 @@ from ..exceptions import (
     GarminConnectRelinkRequired,
     GarminConnectUnavailable,
     IntegrationsDatabaseError,
-    IntegrationsError,
     InvalidSession,
 )
 from ..http import DeadlineAdapter, TooLong
@@ -262,12 +261,9 @@ def _session_of(client: Any, is_cn: bool) -> Session:
     """
     try:
         tokens = json.loads(client.dumps())
-        if not all(isinstance(tokens[name], str) and tokens[name] for name in _TOKENS[:1]):
+        texts = all(isinstance(tokens.get(name), str | None) for name in _TOKENS)
+        if not texts or not tokens["di_token"]:
             raise ValueError
-        if not all(isinstance(tokens.get(name), str | None) for name in _TOKENS):
-            raise ValueError
-    except IntegrationsError:
-        raise
     except Exception:
         raise GarminConnectInvalidReply from None
     return Session({name: tokens.get(name) for name in _TOKENS}, is_cn)
