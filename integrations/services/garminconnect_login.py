@@ -201,13 +201,12 @@ def cancel_garminconnect_login(user_id: int) -> None:
 
     Raises NoLoginInProgress if there is none.
     """
+    settle_dead_logins()
     with _rows.atomic():
         deleted, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
-        if deleted:
-            _rows.update(user_id, garminconnect_login_error="")
-    settle_dead_logins()
-    if not deleted:
-        raise NoLoginInProgress
+        if not deleted:
+            raise NoLoginInProgress
+        _rows.update(user_id, garminconnect_login_error="")
 
 
 def _settle(user_id: int) -> None:
