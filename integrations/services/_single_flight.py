@@ -26,6 +26,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from .. import ending
 from ..exceptions import (
     IntegrationsError,
     IntegrationsNotFound,
@@ -245,6 +246,7 @@ class TokenKeeper[Token](ABC):
         )
 
     @counts_refreshes
+    @ending.holding()  # or the provider's answer would be lost
     def refresh_leased(self, row: UsersIntegrations, lease: uuid.UUID) -> Refreshed[Token] | None:
         """Ask the provider and write its answer; return None if the row has to be read again."""
         settled = False

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from django.db.models import Case, Count, F, Q, Value, When
 from django.utils import timezone
 
+from .. import ending
 from ..exceptions import (
     GearNotFound,
     IntegrationsDatabaseError,
@@ -182,14 +183,20 @@ def is_gear_sync_taken(user_id: int, provider: str, until: datetime) -> bool:
 
 
 def iterate_wanting_gear(provider: str, user_id: int | None = None) -> Iterator[int]:
-    """The user ids of all who want their gear synced, a few hundred in memory at a time."""
+    """The user ids of all who want their gear synced, a few hundred in memory at a time.
+
+    No more of them once the process is told to end.
+    """
     rows = wanting_gear(provider).order_by("pk")
     if user_id is not None:
         rows = rows.filter(user_id=user_id)
     last = 0
     while batch := _batch(rows, last):
         last = batch[-1][0]
-        yield from (user_id for _, user_id in batch)
+        for _, user_id in batch:
+            if ending.told():
+                return
+            yield user_id
 
 
 @database_errors
@@ -299,6 +306,8 @@ def _with_details(item: GearItem, gear: Gear | None, fetched: Fetched) -> GearIt
         return item
     if gear is not None and gear.brand is not None and gear.name == item.name:
         return replace(item, brand=gear.brand, model=gear.model)
+    if ending.told():  # a request for each piece takes long
+        return replace(item, brand=gear.brand, model=gear.model) if gear is not None else item
     try:
         return fetched.details(item)
     except GearNotFound:

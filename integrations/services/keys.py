@@ -9,6 +9,7 @@ from typing import Any
 from django.apps import apps
 from django.db import models
 
+from .. import ending
 from ..exceptions import SecretUnreadable
 from ..fields import EncryptedTextField, Sealed, keep_sealed
 from ..models import FernetCanary
@@ -43,17 +44,20 @@ def rotate_fernet_keys(
 
     It may be stopped anywhere and run again, and the site may keep running: a row is written only
     if it still holds what was read, so a token refreshed meanwhile is not undone. A secret that no
-    key opens is counted and left as it is.
+    key opens is counted and left as it is. If the process is told to end, the rest stays as it is.
     """
     models = list(_encrypted_models())
     counts = RotationCounts(rows=sum(model._default_manager.count() for model, _ in models))
-    for model, names in models:
-        for row in _rows_of(model, batch_size):
-            _rotate_row(model, row, names, counts)
-            progress(counts)
-    code = f"rotated={counts.rotated} unreadable={counts.unreadable}"
-    _trail.note(None, "", Event.KEYS_ROTATED, code)
-    return counts
+    with ending.holding():
+        for model, names in models:
+            for row in _rows_of(model, batch_size):
+                if ending.told():
+                    break
+                _rotate_row(model, row, names, counts)
+                progress(counts)
+        code = f"rotated={counts.rotated} unreadable={counts.unreadable}"
+        _trail.note(None, "", Event.KEYS_ROTATED, code)
+        return counts
 
 
 @database_errors

@@ -2,12 +2,14 @@
 
 Rows are claimed a handful at a time with the same lease that a refresh on demand takes, so two
 sweeps, or a sweep and an athlete, never refresh the same token, and memory does not grow with
-the number of users. Links that are dead, or put off after a failure, are skipped.
+the number of users. Links that are dead, or put off after a failure, are skipped. A sweep that is
+told to end claims no more, stores what it has asked for, and releases the rest.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -22,6 +24,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from .. import ending
 from ..exceptions import IntegrationsError, RateLimited, SiteClientRejected
 from ..models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
 from . import strava
@@ -43,7 +46,7 @@ class SweepCounts:
     """`due` at the start; then `refreshed`, `failed`, and `skipped`, which were not asked for.
 
     `attempted` is false if a rate limit or a missing app stopped all of them. Rows taken by another
-    sweep count as attempted.
+    sweep count as attempted. `is_over` is false if the time was up before all were asked for.
     """
 
     due: int = 0
@@ -51,9 +54,11 @@ class SweepCounts:
     failed: int = 0
     skipped: int = 0
     attempted: bool = field(default=False, repr=False)
+    is_over: bool = field(default=True, repr=False)
 
     def as_dict(self) -> dict[str, int]:
-        return {name: value for name, value in asdict(self).items() if name != "attempted"}
+        counts = asdict(self)
+        return {name: counts[name] for name in ("due", "refreshed", "failed", "skipped")}
 
 
 @database_errors
@@ -61,17 +66,20 @@ def sweep_strava_tokens(
     within: int = 3600,
     workers: int = 8,
     progress: Callable[[SweepCounts], object] = lambda counts: None,
+    lasts: float = math.inf,
 ) -> SweepCounts:
     """Refresh the tokens that expire within the given seconds, with the given number of threads.
 
     One row's failure stops no other. A rate limit stops only the work of its own Strava app, until
     its window ends. `progress` is called after each row, from any thread but never from two at
-    once.
+    once. After `lasts` seconds nothing is begun any more; nor once the process is told to end,
+    which then ends as it would have, when all that was begun is stored.
     """
     require_autocommit()
-    sweep = _Sweep(timezone.now(), timedelta(seconds=within), workers, progress)
-    run_parallel(sweep.claimed(), sweep.refresh, workers)
-    return sweep.finish()
+    sweep = _Sweep(timezone.now(), timedelta(seconds=within), workers, progress, lasts)
+    with ending.holding():
+        run_parallel(sweep.claimed(), sweep.refresh, workers)
+        return sweep.finish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +101,13 @@ class _Sweep:
         within: timedelta,
         workers: int,
         progress: Callable[[SweepCounts], object],
+        lasts: float,
     ) -> None:
         self.started = started
         self.until = started + within
         self.workers = workers
         self.progress = progress
+        self.time_is_up_at = time.monotonic() + lasts
         self.lock = threading.Lock()
         self.database_errors: list[Exception] = []
         self.counts = SweepCounts(due=self.due().count())
@@ -127,7 +137,7 @@ class _Sweep:
         """
         free = Q(strava_lease_until=None) | Q(strava_lease_until__lt=Now())
         further = Q()
-        while True:
+        while not self.has_to_end():
             due = self.due().filter(free, further)
             if self.site_limited:
                 due = due.filter(strava_client_id__isnull=False)
@@ -155,13 +165,18 @@ class _Sweep:
             for row in rows:
                 yield Claim(row, lease, since)
 
+    def has_to_end(self) -> bool:
+        if time.monotonic() > self.time_is_up_at:
+            self.counts.is_over = False
+        return ending.told() or not self.counts.is_over
+
     def refresh(self, claim: Claim) -> None:
         row, lease = claim.row, claim.lease
         outcome = Counter[str]()
         asked = True
         try:
             is_own = row.has_secret("strava_client_id")
-            if strava.limited_for(row) if is_own else self.site_limited:
+            if self.has_to_end() or (strava.limited_for(row) if is_own else self.site_limited):
                 _keeper.drop_lease(row, lease)
                 asked = False
             elif claim.is_old() and not _keeper.renew_lease(row, lease):
@@ -194,7 +209,7 @@ class _Sweep:
         counts = self.counts
         if self.database_errors and counts.refreshed + counts.failed == len(self.database_errors):
             raise self.database_errors[0]  # apparently not because of one row
-        # Rows that a limit held back, or that another sweep has done.
+        # Rows that a limit held back, that another sweep has done, or that there was no time for.
         counts.skipped = max(counts.skipped, counts.due - counts.refreshed - counts.failed)
         counts.attempted |= not self.site_limited and counts.skipped > 0
         return counts

@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from integrations import services
 from integrations.exceptions import IntegrationsError
+from integrations.management.ending import ending_in_order
 from integrations.management.progress import progress
 from integrations.services import SweepCounts
 
@@ -25,6 +26,10 @@ class Command(BaseCommand):
     def handle(self, *, within: int, workers: int, json: bool, **options: Any) -> None:
         if workers < 1 or within < 0:
             raise CommandError("--workers starts at 1, --within at 0.")
+        with ending_in_order(self):
+            self.sweep(within, workers, json)
+
+    def sweep(self, within: int, workers: int, json: bool) -> None:
         in_words = _as_json if json else _as_text
         with progress("tokens", str if json else self.stdout.write) as report:
 

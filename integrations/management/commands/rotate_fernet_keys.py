@@ -5,8 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from integrations import services
+from integrations import ending, services
 from integrations.exceptions import IntegrationsError
+from integrations.management.ending import ending_in_order
 from integrations.management.progress import progress
 from integrations.services import RotationCounts
 
@@ -28,9 +29,13 @@ class Command(BaseCommand):
     def handle(self, *, batch_size: int, accept_loss: bool, **options: Any) -> None:
         if batch_size < 1:
             raise CommandError("--batch-size starts at 1.")
+        with ending_in_order(self):
+            self.rotate_all(batch_size, accept_loss)
+
+    def rotate_all(self, batch_size: int, accept_loss: bool) -> None:
         try:
             counts = self.rotate(batch_size)
-            if accept_loss:
+            if accept_loss and not ending.told():
                 services.plant_fernet_canary(anew=True)
         except IntegrationsError as exc:
             raise CommandError(f"Stopped: {exc.code}. Run it again.") from exc

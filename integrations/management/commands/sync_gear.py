@@ -9,8 +9,9 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand
 
-from integrations import services
+from integrations import ending, services
 from integrations.exceptions import IntegrationsError
+from integrations.management.ending import ending_in_order
 
 
 def _key(text: str) -> Any:
@@ -29,12 +30,20 @@ class Command(BaseCommand):
         parser.add_argument("--workers", type=int, default=4, metavar="N", help="default: 4")
 
     def handle(self, *, provider: str | None, user: Any, workers: int, **options: Any) -> None:
+        with ending_in_order(self):
+            self.sync(provider, user, workers)
+
+    def sync(self, provider: str | None, user: Any, workers: int) -> None:
         for name in [provider] if provider else services.PROVIDERS:
+            if ending.told():
+                return
             totals, lock = Counter[str](), threading.Lock()
 
             def sync(
                 user_id: int, name: str = name, totals: Any = totals, lock: Any = lock
             ) -> None:
+                if ending.told():
+                    return
                 try:
                     found = Counter(services.sync_gear(user_id, name)._asdict())
                     found["synced"] += 1
