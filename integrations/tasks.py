@@ -1,8 +1,14 @@
-"""Background work: django.tasks wrappers over services. Ids in, a word out, never a secret."""
+"""Background work: django.tasks wrappers over services. Ids in, a word out, never a secret.
+
+A task for all athletes works for a few seconds and then enqueues itself again, so that what is
+urgent comes in between, and no queue takes its worker for dead. A worker that is told to end ends
+with the request that it has under way; the scheduler's next run does the rest.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
@@ -11,7 +17,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.tasks import Task, task
 
-from . import services
+from . import ending, services
 from .exceptions import IntegrationsError, TaskQueueUnavailable
 from .metrics import count_failure
 
@@ -19,6 +25,10 @@ logger = logging.getLogger("integrations.tasks")
 
 # An athlete is watching.
 _URGENT = 50
+# Seconds. A password waits for a worker for no more than 50.
+SLICE = 20
+# As many as are deleted in a few seconds.
+EVENTS = 20_000
 
 
 def enqueue(work: Task[..., Any], *args: Any) -> None:
@@ -68,18 +78,21 @@ def _linked(user_id: Any, outcome: str) -> str:
 
 
 @task(priority=_URGENT)
+@ending.holding()
 def sign_in_to_garminconnect(user_id: Any, attempt: str) -> str:
     key = _key(user_id)
     return _linked(key, services.run_garminconnect_login(key, uuid.UUID(attempt)))
 
 
 @task(priority=_URGENT)
+@ending.holding()
 def answer_garminconnect_mfa(user_id: Any, attempt: str) -> str:
     key = _key(user_id)
     return _linked(key, services.run_garminconnect_mfa(key, uuid.UUID(attempt)))
 
 
 @task
+@ending.holding()
 def sync_gear(
     user_id: Any, provider: str, actor: str = "system", actor_id: Any = None
 ) -> dict[str, int] | str:
@@ -100,11 +113,15 @@ def sync_taken_gear(user_id: Any, provider: str, until: str) -> dict[str, int] |
 
 
 @task
+@ending.holding()
 def sync_due_gear() -> int:
     """Enqueue a sync for everyone whose gear is due."""
-    count = 0
+    count, time_is_up_at = 0, time.monotonic() + SLICE
     for provider in services.PROVIDERS:
-        while True:
+        while not ending.told():
+            if time.monotonic() > time_is_up_at:
+                _enqueue(sync_due_gear)
+                return count
             user_ids, until = services.take_due_gear_syncs(provider)
             if not user_ids:
                 break
@@ -116,12 +133,19 @@ def sync_due_gear() -> int:
 
 @task
 def refresh_due_strava_tokens() -> dict[str, int]:
-    return services.sweep_strava_tokens().as_dict()
+    counts = services.sweep_strava_tokens(lasts=SLICE)
+    if not counts.is_over:
+        _enqueue(refresh_due_strava_tokens)
+    return counts.as_dict()
 
 
 @task
+@ending.holding()
 def forget_old_link_events() -> int:
-    return services.forget_old_link_events()
+    count = services.forget_old_link_events(limit=EVENTS)
+    if count >= EVENTS:
+        _enqueue(forget_old_link_events)
+    return count
 
 
 @task

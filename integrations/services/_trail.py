@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from django.db.models import Q
 from django.utils import timezone
 
-from .. import conf
+from .. import conf, ending
 from ..exceptions import IntegrationsNotFound
 from ..models import Gear, LinkEvent, UsersIntegrations
 from . import _rows
@@ -92,11 +93,15 @@ def get_link_events(user_id: int, limit: int = 10) -> list[LinkEvent]:
 
 
 @database_errors
-def forget_old_link_events() -> int:
-    """Delete events older than the setting INTEGRATIONS_TRAIL_DAYS; returns how many."""
+def forget_old_link_events(limit: float = math.inf) -> int:
+    """Delete events older than the setting INTEGRATIONS_TRAIL_DAYS; returns how many.
+
+    After `limit` of them, or once the process is told to end, it leaves the rest.
+    """
     before = timezone.now() - timedelta(days=conf.trail_days())
+    old = LinkEvent.objects.filter(at__lt=before).values_list("pk", flat=True)
     count = 0
-    while ids := list(LinkEvent.objects.filter(at__lt=before).values_list("pk", flat=True)[:1000]):
+    while count < limit and not ending.told() and (ids := list(old[:1000])):
         deleted, _ = LinkEvent.objects.filter(pk__in=ids).delete()
         count += deleted
     return count
