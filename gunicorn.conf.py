@@ -41,9 +41,13 @@ def on_starting(server):
 
 def post_worker_init(worker):
     """Drop the sub-path, which the site has read by now. With it, gunicorn would refuse every path
-    outside it: a probe's, and all from a proxy that strips it.
+    outside it: a probe's, and all from a proxy that strips it. And note a signal to end.
     """
     os.environ.pop("SCRIPT_NAME", None)
+    from integrations import ending
+
+    # Requests run in threads, which learn from this that the worker is being stopped.
+    ending.listen()
 
 
 def when_ready(server):

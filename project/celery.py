@@ -11,9 +11,14 @@ import os
 from typing import Any
 
 import celery  # type: ignore[import-untyped]
-from celery.signals import setup_logging  # type: ignore[import-untyped]
+from celery.signals import (  # type: ignore[import-untyped]
+    setup_logging,
+    worker_shutting_down,
+)
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+
+from integrations import ending
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
@@ -47,6 +52,9 @@ class Task(celery.Task):
 def leave_logging_to_django(**kwargs: Any) -> None:
     """Keep Celery from replacing the handlers and their filters, which remove secrets."""
 
+
+# The signal comes to the parent; its children, which run the tasks, look at what it was told.
+worker_shutting_down.connect(ending.tell)
 
 app = celery.Celery("project", task_cls=Task)
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -26,6 +25,8 @@ from django.core.management import call_command
 from django.db import DatabaseError, close_old_connections, connection
 from django.tasks import TaskResultStatus
 from django.utils import timezone
+
+from integrations import ending
 
 logger = logging.getLogger("project.schedule")
 
@@ -185,12 +186,12 @@ class Scheduler:
         self.done: dict[str, int] = {}
         self.led: bool | None = None
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until told to stop."""
+    def run(self) -> None:
+        """Work until this process is told to end."""
         try:
-            while not stop.is_set():
+            while not ending.told():
                 self.tick()
-                stop.wait(TICK)
+                ending.wait(TICK)
         finally:
             self.lock.release()
 
@@ -206,6 +207,8 @@ class Scheduler:
             return
         close_old_connections()
         for job in self.jobs:
+            if ending.told():
+                break
             interval = int(self.clock() // job.every.total_seconds())
             if self.done.get(job.name) == interval:
                 continue
@@ -224,10 +227,9 @@ class Scheduler:
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     django.setup()
-    stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    Scheduler(jobs(), leader_lock()).run(stop)
+        signal.signal(number, ending.tell)
+    Scheduler(jobs(), leader_lock()).run()
 
 
 if __name__ == "__main__":
