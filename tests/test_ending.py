@@ -22,10 +22,13 @@ from django_tasks_db.models import DBTaskResult
 
 from integrations import ending, services, tasks
 from integrations.models import FernetCanary, Gear, LinkEvent, UsersIntegrations
+from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
+from integrations.sandbox.garmin import PASSWORD
 from integrations.strava.client import StravaTokens
 from project.schedule import Job, Scheduler
 
-from .processes import BASE_DIR, PYTHON, Site, wait_until
+from .conftest import row_of
+from .processes import BASE_DIR, PYTHON, Athlete, Site, wait_until
 from .test_task_backends import RABBITMQ_URL, celery_worker, queue_on
 
 BLOCK = """
@@ -153,6 +156,21 @@ print(ending.wait(20), signal.getsignal(signal.SIGHUP) == signal.SIG_DFL)
         [PYTHON, "-c", script], cwd=BASE_DIR, capture_output=True, text=True, timeout=30
     )
     assert done.stdout == "handled\nTrue True\n", done.stderr
+
+
+def test_a_worker_of_gunicorn_listens_and_still_ends_as_gunicorn_wants():
+    script = """
+import os, runpy, signal
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+runpy.run_path("gunicorn.conf.py")["post_worker_init"](None)
+from integrations import ending
+os.kill(os.getpid(), signal.SIGTERM)
+print(ending.told())
+"""
+    done = subprocess.run(
+        [PYTHON, "-c", script], cwd=BASE_DIR, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "handled\nTrue\n", done.stderr
 
 
 def test_a_forked_process_is_told_with_its_parent_and_never_the_other_way_round():
@@ -316,6 +334,53 @@ def test_a_celery_worker_that_sweeps_stores_what_it_has_asked_for(sweep, broker,
 
     assert sweep.end(worker, group=group) == 0
     sweep.assert_that_it_ended_in_order()
+
+
+# --- Others that are told to end in the middle ----------------------------------------------------
+
+
+@pytest.fixture
+def site(transactional_db, sandbox, strava):
+    """The site's processes; the press of a button itself asks the provider."""
+    site = Site(
+        TASKS_BACKEND="immediate", INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url
+    )
+    yield site
+    site.stop()
+
+
+def test_a_server_stores_and_answers_what_it_has_asked_for(site, alice, link, strava):
+    link(alice, expires_in=60)
+    strava.fail("token", "delay", seconds=3)
+    site.web(workers=1)
+    athlete = Athlete(site, alice)
+    answers = []
+    press = threading.Thread(
+        target=lambda: answers.append(athlete.post("/integrations/strava/gear/sync/"))
+    )
+    press.start()
+    wait_until(lambda: strava.calls["token"])
+    [server] = site.processes
+    server.terminate()
+    assert server.wait(AFTER) == 0
+    press.join()
+    assert [answer.status_code for answer in answers] == [202]
+    assert strava.is_alive(row_of(alice).strava_refresh_token)
+    assert row_of(alice).strava_synced_at
+
+
+def test_a_task_worker_ends_a_sign_in_that_it_has_begun(site, alice, garmin, settings):
+    settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+    site.env["TASKS_BACKEND"] = "database"
+    garmin.fail("mobile_page", "delay", seconds=2)
+    attempt = services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
+    tasks.sign_in_to_garminconnect.enqueue(alice.pk, str(attempt))
+    worker = site.hurried_worker()
+    wait_until(lambda: garmin.calls["mobile_page"])
+    worker.terminate()
+    assert worker.wait(AFTER) == 0
+    assert garmin.is_alive(row_of(alice).garminconnect_oauth2["di_token"])
+    assert DBTaskResult.objects.get().status == "SUCCESSFUL"
 
 
 # --- Long tasks, in slices ------------------------------------------------------------------------

@@ -1,11 +1,10 @@
-"""A host project's own program: asks for tokens and sessions, and uses them, for ever."""
+"""A host project's own program: asks for tokens and sessions, and uses them, until told to end."""
 
 from __future__ import annotations
 
 import logging
 import random
 import threading
-import time
 
 import django
 import requests
@@ -18,14 +17,14 @@ def main() -> None:
     from django.conf import settings
     from django.db import close_old_connections
 
-    from integrations import services
+    from integrations import ending, services
     from integrations.exceptions import IntegrationsError
     from integrations.models import UsersIntegrations
 
     def ask() -> None:
         with requests.Session() as session:
             session.trust_env = False
-            while True:
+            while not ending.told():
                 close_old_connections()
                 try:
                     users = list(UsersIntegrations.objects.values_list("user_id", flat=True))
@@ -35,7 +34,7 @@ def main() -> None:
                     logger.info("not now", extra={"event": "host.refused", "code": exc.code})
                 except Exception as exc:
                     logger.warning("failed: %s", type(exc).__name__, extra={"event": "host.failed"})
-                time.sleep(random.uniform(0.05, 0.4))
+                ending.wait(random.uniform(0.05, 0.4))
 
     def use(user_id: int, session: requests.Session) -> None:
         if random.random() < 0.2:
@@ -48,9 +47,12 @@ def main() -> None:
             timeout=10,
         )
 
-    for _ in range(6):
-        threading.Thread(target=ask, daemon=True).start()
-    threading.Event().wait()
+    with ending.holding():
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
 
 if __name__ == "__main__":

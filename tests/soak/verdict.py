@@ -58,8 +58,11 @@ def give(
     secrets: set[str],
     tally: Tally,
     logs: Path,
+    costs_links: bool,
 ) -> int:
     from django.conf import settings
+
+    from integrations.models import LinkEvent
 
     settings.FERNET_KEYS = KEYS
     settings.STRAVA_CLIENT_ID, settings.STRAVA_CLIENT_SECRET = CLIENT_ID, CLIENT_SECRET
@@ -67,6 +70,10 @@ def give(
     settings.STRAVA_API_URL = f"{sandbox.url}/api/v3"
     stuck = Counter(find_stuck())
     links: Counter[str] = Counter()
+    if not costs_links:
+        # Their athletes may have connected again since.
+        ended = LinkEvent.objects.filter(event=LinkEvent.Event.RELINK_REQUIRED).count()
+        links += Counter({"LOST: came to say relink": ended})
     with hook.pointed_at(sandbox.url, pauses=False):
         for person in people:
             links[f"Strava: {judge_strava(person, sandbox)}"] += 1
