@@ -2,7 +2,7 @@
 # make test   every test, on SQLite and, where one answers, on PostgreSQL
 # make bench  measure, and print a table: on PostgreSQL where one answers, else on SQLite
 # make kill   kill -9 at 200 random moments, after which no link may be lost
-# make soak   twenty minutes of mixed traffic with random faults, after which nothing may be stuck
+# make soak   twenty minutes of mixed traffic with random faults: see docs/soak.md
 # make lint   format, lint, types, layers, migrations
 # make audit  known vulnerabilities of all that is installed
 
