@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING
 from django.apps import apps
 from django.conf import settings
 from django.db import Error
-from django.db.models import Case, Count, Min, Q, When
+from django.db.models import Case, Count, Max, Min, Q, When
+from django.db.models.functions import Now
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
-from django.utils import timezone
 
+from .clock import later
 from .exceptions import (
     IntegrationsDatabaseError,
     IntegrationsError,
@@ -186,7 +187,6 @@ class DatabaseCollector:
 def _link_gauges() -> list[GaugeMetricFamily]:
     from prometheus_client.core import GaugeMetricFamily
 
-    now = timezone.now()
     states = {
         (provider, state): Count("pk", filter=conditions[state])
         for provider, conditions in LINK_CONDITIONS.items()
@@ -195,9 +195,9 @@ def _link_gauges() -> list[GaugeMetricFamily]:
     due = Count(
         "pk",
         filter=Q(
-            Q(strava_retry_at=None) | Q(strava_retry_at__lte=now),
+            Q(strava_retry_at=None) | Q(strava_retry_at__lte=Now()),
             LINK_CONDITIONS["strava"][LinkStatus.LINKED],
-            strava_token_expires_at__lt=now + DUE_WITHIN,
+            strava_token_expires_at__lt=later(DUE_WITHIN),
             strava_refresh_token__isnull=False,
         ),
     )
@@ -233,9 +233,10 @@ def _queue_gauges() -> list[GaugeMetricFamily]:
         since=Min(
             # The latest possible time means "at once" here.
             Case(When(run_after=get_date_max(), then="enqueued_at"), default="run_after")
-        )
-    )["since"]
-    age = (timezone.now() - oldest).total_seconds() if oldest else 0
+        ),
+        now=Max(Now()),
+    )
+    age = (oldest["now"] - oldest["since"]).total_seconds() if oldest["since"] else 0
     return [
         GaugeMetricFamily(
             "integrations_queue_age_seconds",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -73,6 +74,8 @@ class UsersIntegrations(KeepsSecretsSealed):
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="users_integrations"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    # The database's time when a service read the row (see clock.dated); no column.
+    read_at: datetime
 
     # Strava: the link. The client is the athlete's own app; null where the site's app is used.
     strava_client_id = EncryptedTextField(null=True, blank=True)

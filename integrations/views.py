@@ -12,7 +12,6 @@ from django.contrib import messages
 from django.contrib.messages.storage.base import Message
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
@@ -64,7 +63,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     shown: list[Any] = list(messages.get_messages(request))
     news = any(message.extra_tags != PROGRESS for message in shown)
     failure = take_failure(request)
-    since = max(timezone.now() - NEWS, told_until(request))
+    since = max(row.read_at - NEWS, told_until(request))
     alert = failure or (None if news else _unfinished(row, login, events, since))
     if alert and not _is_on_page(alert, status[alert.provider]["status"]):
         alert = replace(alert, field="")
@@ -126,7 +125,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     response = render(request, "integrations/settings.html", context)
     forget_failure(request, response)
     if news or failure:
-        note_told(request, response)
+        note_told(request, response, row.read_at)
     return response
 
 
@@ -173,7 +172,7 @@ def _unfinished(
         if event.event == Event.LOGIN_FAILED and garmin:
             return Failure("garminconnect", row.garminconnect_login_error, garmin)
         syncing_until = getattr(row, f"{event.provider}_syncing_until", None)
-        if syncing_until and syncing_until > timezone.now():
+        if syncing_until and syncing_until > row.read_at:
             continue  # the athlete has pressed again
         if event.event == Event.SYNC_FAILED and event.actor == LinkEvent.Actor.ATHLETE:
             link = services.link_message(row, event.provider)
@@ -223,7 +222,7 @@ def _link_context(row: UsersIntegrations, provider: str, gear: list[Gear]) -> di
         "gear_in_use": [item for item in items if not item["gear"].retired],
         "gear_retired": [item for item in items if item["gear"].retired],
         "synced_at": getattr(row, f"{provider}_synced_at"),
-        "syncing": syncing_until is not None and syncing_until > timezone.now(),
+        "syncing": syncing_until is not None and syncing_until > row.read_at,
         "sync_error": services.sync_message(row, provider),
     }
 

@@ -23,7 +23,6 @@ from django.forms import Form
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
@@ -252,9 +251,9 @@ def _delete_failure(response: HttpResponse) -> None:
     response.delete_cookie(_FAILURE, path=reverse("integrations:settings"), samesite="Lax")
 
 
-def note_told(request: HttpRequest, response: HttpResponse) -> None:
+def note_told(request: HttpRequest, response: HttpResponse, at: datetime) -> None:
     """Note that the page has told news: what a worker failed at before is none any longer."""
-    _set_cookie(request, response, _TOLD, timezone.now().isoformat())
+    _set_cookie(request, response, _TOLD, at.isoformat())
 
 
 def told_until(request: HttpRequest) -> datetime:

@@ -23,8 +23,10 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import DatabaseError, close_old_connections, connection
+from django.db.models.functions import Now
 from django.tasks import TaskResultStatus
-from django.utils import timezone
+
+from integrations.clock import later
 
 from integrations import ending
 
@@ -86,11 +88,10 @@ def end_lost_tasks() -> None:
     """
     from django_tasks_db.models import DBTaskResult
 
-    now = timezone.now()
-    lost = DBTaskResult.objects.running().filter(started_at__lte=now - LOST_AFTER)
+    lost = DBTaskResult.objects.running().filter(started_at__lte=later(-LOST_AFTER))
     count = lost.update(
         status=TaskResultStatus.FAILED,
-        finished_at=now,
+        finished_at=Now(),
         # Not its __module__, which is __main__ in a running scheduler.
         exception_class_path="project.schedule.WorkerLost",
     )

@@ -52,7 +52,8 @@ def athletes(strava):
                     user=user,
                     strava_token=tokens.access_token,
                     strava_refresh_token=tokens.refresh_token,
-                    strava_token_expires_at=tokens.expires + timedelta(microseconds=number),
+                    strava_token_expires_at=tokens.expires(timezone.now())
+                    + timedelta(microseconds=number),
                     strava_athlete_id=athlete_id,
                     strava_linked_at=timezone.now(),
                     strava_client_id=OTHER_CLIENT_ID if own_app else None,

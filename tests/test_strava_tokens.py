@@ -229,7 +229,7 @@ def test_a_token_rotated_a_moment_ago_by_someone_else_saves_the_link(
         UsersIntegrations.objects.update(
             strava_token=other.access_token,
             strava_refresh_token=other.refresh_token,
-            strava_token_expires_at=other.expires,
+            strava_token_expires_at=other.expires(timezone.now()),
         )
         return ask(self, refresh_token)
 

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -55,16 +54,11 @@ class Session:
     tokens: dict[str, Any] = field(repr=False)
     is_cn: bool = False
 
-    @property
-    def expires_at(self) -> datetime | None:
-        """When the access token expires (aware UTC); None if it does not say."""
-        return token_expiry(self.tokens)
 
-
-def token_expiry(tokens: dict[str, Any] | None) -> datetime | None:
+def token_expiry(tokens: dict[str, Any] | None, now: datetime) -> datetime | None:
     """The `exp` of a session's access token, a JWT whose signature only Garmin can check.
 
-    Clocks may differ by hours, so it is at most the token's lifetime (`exp` - `iat`) from now.
+    Clocks may differ by hours, so it is at most the token's lifetime (`exp` - `iat`) from `now`.
     """
     try:
         payload = str((tokens or {})["di_token"]).split(".")[1]
@@ -73,7 +67,7 @@ def token_expiry(tokens: dict[str, Any] | None) -> datetime | None:
         if expires_at is None:
             return None
         if issued_at is not None and issued_at < expires_at:
-            expires_at = min(expires_at, int(time.time()) + expires_at - issued_at)
+            expires_at = min(expires_at, int(now.timestamp()) + expires_at - issued_at)
         return datetime.fromtimestamp(int(expires_at), tz=UTC)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError, RecursionError):
         return None

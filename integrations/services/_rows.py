@@ -10,20 +10,22 @@ from functools import lru_cache, wraps
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connections, router, transaction
+from django.db.models.functions import Now
 from django.dispatch import Signal
-from django.utils import timezone
 
+from ..clock import MAY_WAIT, dated, later
 from ..exceptions import (
     IntegrationsDatabaseError,
     IntegrationsError,
     IntegrationsNotFound,
     RateLimited,
 )
-from ..garminconnect.client import token_expiry
 from ..models import UsersIntegrations
 
 # How long an athlete may take at the consent page.
 AUTHORIZATION_LIFETIME = 600  # seconds
+# The longest wait of a limit: Strava's day.
+LIMIT_LASTS = timedelta(days=1)
 
 _STRAVA_TOKENS = {"strava_token", "strava_refresh_token", "strava_token_expires_at"}
 _GARMINCONNECT_TOKENS = {"garminconnect_oauth1", "garminconnect_oauth2"}
@@ -84,9 +86,10 @@ def require_autocommit() -> None:
 def get_row(user_id: int) -> UsersIntegrations:
     """Raises IntegrationsNotFound if the user has no integrations row."""
     try:
-        return UsersIntegrations.objects.get(user_id=user_id)
+        row: UsersIntegrations = dated(UsersIntegrations.objects).get(user_id=user_id)
     except UsersIntegrations.DoesNotExist:
         raise IntegrationsNotFound from None
+    return row
 
 
 def lock_row(user_id: int) -> UsersIntegrations:
@@ -94,7 +97,8 @@ def lock_row(user_id: int) -> UsersIntegrations:
 
     Raises IntegrationsNotFound if the user has no integrations row.
     """
-    row = UsersIntegrations.objects.select_for_update().filter(user_id=user_id).first()
+    rows = dated(UsersIntegrations.objects).select_for_update()
+    row: UsersIntegrations | None = rows.filter(user_id=user_id).first()
     if row is None:
         raise IntegrationsNotFound
     return row
@@ -122,12 +126,15 @@ def take_due(
 ) -> tuple[list[int], datetime]:
     """Take up to `limit` user ids of the rows that are `due` by a column, each for one caller only.
 
-    The rows are put off by `put_off`, to the moment that is also returned. Until then the caller
-    has time to set the column. `columns` are written, too.
+    The rows are put off by `put_off`, to the moment that is also returned (and means nothing if no
+    row was due). Until then the caller has time to set the column. `columns` are written, too.
     """
-    ids = list(due.order_by(column).values_list("pk", flat=True)[:limit])
+    found = list(dated(due).order_by(column).values_list("pk", "read_at")[:limit])
+    if not found:
+        return [], datetime.min
+    ids = [pk for pk, _ in found]
     # A random moment, by which this caller recognizes the rows that it won.
-    until = timezone.now() + put_off + timedelta(microseconds=random.randrange(10**6))  # noqa: S311
+    until = found[0][1] + put_off + timedelta(microseconds=random.randrange(10**6))  # noqa: S311
     # Repeat the condition: another may have chosen the same rows.
     due.filter(pk__in=ids).update(**{column: until}, **columns)
     taken = UsersIntegrations.objects.filter(pk__in=ids, **{column: until})
@@ -177,7 +184,7 @@ def state_columns(state: str | None) -> dict[str, Any]:
     if not state or state == "null":
         state, expires_at = None, None
     else:
-        expires_at = timezone.now() + timedelta(seconds=AUTHORIZATION_LIFETIME)
+        expires_at = later(timedelta(seconds=AUTHORIZATION_LIFETIME))
     return {
         "strava_state": state,
         "strava_state_expires_at": expires_at,
@@ -241,7 +248,7 @@ def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
     columns: dict[str, Any] = {
         f"{provider}_sync_gear": sync_gear,
         # A moment also where it is off: the athlete has answered.
-        f"{provider}_sync_due_at": timezone.now(),
+        f"{provider}_sync_due_at": Now(),
     }
     if sync_gear:
         columns[f"{provider}_sync_failures"] = 0
@@ -251,8 +258,8 @@ def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
 def note_limit(user_id: int, provider: str, exc: IntegrationsError) -> None:
     """Note a rate limit where every request to the provider checks for it."""
     if isinstance(exc, RateLimited):
-        until = timezone.now() + timedelta(seconds=exc.retry_after or 900)
-        columns: dict[str, Any] = {f"{provider}_limited_until": until}
+        wait = min(timedelta(seconds=exc.retry_after or 900), LIMIT_LASTS)
+        columns: dict[str, Any] = {f"{provider}_limited_until": later(wait)}
         if provider == "strava":
             columns["strava_limited_reads"] = exc.reads_only
         UsersIntegrations.objects.filter(user_id=user_id).update(**columns)
@@ -261,9 +268,12 @@ def note_limit(user_id: int, provider: str, exc: IntegrationsError) -> None:
 def limited_for(row: UsersIntegrations | None, provider: str) -> int:
     """Seconds until a link's rate limit is over; 0 if it has none."""
     until: datetime | None = getattr(row, f"{provider}_limited_until", None)
-    if until is None or until <= timezone.now():
+    if row is None or until is None:
         return 0
-    return max(1, round((until - timezone.now()).total_seconds()))
+    left = until - row.read_at
+    if not timedelta() < left <= LIMIT_LASTS + MAY_WAIT:  # as in clock.over
+        return 0
+    return max(1, round(left.total_seconds()))
 
 
 def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
@@ -277,8 +287,6 @@ def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
         columns |= anew_columns("strava")
     if "strava_refresh_token" in columns:
         columns["strava_site_client_id"] = ""  # the host does not say which app this one is of
-    if "garminconnect_oauth2" in columns:
-        columns["garminconnect_token_expires_at"] = token_expiry(columns["garminconnect_oauth2"])
     if columns.keys() & _GARMINCONNECT_TOKENS:
         columns |= anew_columns("garminconnect")
     return columns

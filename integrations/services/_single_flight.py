@@ -18,15 +18,15 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.db import InterfaceError, InternalError, OperationalError, connections, router
 from django.db.models import F, Q
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from .. import ending
+from ..clock import later, over
 from ..exceptions import (
     IntegrationsError,
     IntegrationsNotFound,
@@ -209,32 +209,34 @@ class TokenKeeper[Token](ABC):
 
     def _stored_error(self, row: UsersIntegrations) -> ProviderError:
         error = error_by_code(self._get(row, "error"), self.errors)
-        return error(retry_after=_seconds_until(self._get(row, "retry_at")))
+        retry_at = self._get(row, "retry_at")
+        left = None if retry_at is None else round((retry_at - row.read_at).total_seconds())
+        return error(retry_after=None if left is None else max(0, left))
 
     def _take_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
         """Take the lease on what was read, unless it was refreshed or has failed since.
 
         The database's clock decides, because machines disagree about the time.
         """
-        free = Q(**self._columns(lease_until__isnull=True)) | Q(
-            **self._columns(lease_until__lt=Now())
-        )
         unchanged = {
             self.guard: row.sealed(self.guard),
             **self._columns(failures=self._get(row, "failures"), relink_required_at=None),
         }
         return bool(
             self._rows(row.user_id)
-            .filter(free, **unchanged)
-            .update(**self._columns(lease=lease, lease_until=Now() + timedelta(seconds=self.lease)))
+            .filter(self.lease_is_over(), **unchanged)
+            .update(**self._columns(lease=lease, lease_until=later(timedelta(seconds=self.lease))))
         )
+
+    def lease_is_over(self) -> Q:
+        return over(self._column("lease_until"), timedelta(seconds=self.lease))
 
     def renew_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
         """Restart the time of a lease, if it is still ours."""
         return bool(
             self._rows(row.user_id)
             .filter(**self._columns(lease=lease))
-            .update(**self._columns(lease_until=Now() + timedelta(seconds=self.lease)))
+            .update(**self._columns(lease_until=later(timedelta(seconds=self.lease))))
         )
 
     def drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> bool:
@@ -282,7 +284,7 @@ class TokenKeeper[Token](ABC):
                 lease,
                 error=exc.code,
                 failures=F(self._column("failures")) + 1,
-                retry_at=timezone.now() + timedelta(seconds=self._backoff(row, exc)),
+                retry_at=later(timedelta(seconds=self._backoff(row, exc))),
             ):
                 # An athlete's request may cause a refresh but does not ask for one; staff can.
                 forced = _trail.acting()[0] == Actor.STAFF
@@ -353,9 +355,3 @@ class TokenKeeper[Token](ABC):
     def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
         """Whether a reconnect made a separate grant: revoking one leaves the other alive."""
         return False
-
-
-def _seconds_until(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    return max(0, round((moment - timezone.now()).total_seconds()))

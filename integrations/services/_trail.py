@@ -10,9 +10,10 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from django.db.models import Q
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from .. import conf, ending
+from ..clock import later
 from ..exceptions import IntegrationsNotFound
 from ..models import Gear, LinkEvent, UsersIntegrations
 from . import _rows
@@ -60,7 +61,7 @@ def note(
         code=code[:64],
         actor=acting.actor,
         actor_user_id=acting.user_id,
-        at=timezone.now(),
+        at=Now(),
     )
 
 
@@ -98,7 +99,7 @@ def forget_old_link_events(limit: float = math.inf) -> int:
 
     After `limit` of them, or once the process is told to end, it leaves the rest.
     """
-    before = timezone.now() - timedelta(days=conf.trail_days())
+    before = later(-timedelta(days=conf.trail_days()))
     old = LinkEvent.objects.filter(at__lt=before).values_list("pk", flat=True)
     count = 0
     while count < limit and not ending.told() and (ids := list(old[:1000])):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -129,7 +128,7 @@ def health_message(
         message = str(_LIMITED[provider])
         # It may be another athlete who ran into the limit of an app that they share.
         due_at = getattr(row, f"{provider}_sync_due_at")
-        left = round((due_at - timezone.now()).total_seconds()) if due_at else 0
+        left = round((due_at - row.read_at).total_seconds()) if due_at else 0
         seconds = _rows.limited_for(row, provider) or max(0, left)
     if not seconds:
         return f"{message} {_TRYING_AGAIN if retried else _TRY_AGAIN}"

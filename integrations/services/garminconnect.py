@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db.models.functions import Coalesce
@@ -47,7 +47,7 @@ class GarminConnectTokenKeeper(TokenKeeper[Session]):
             return False
         expires_at = row.garminconnect_token_expires_at
         # A token without an expiry is treated as in the library.
-        return expires_at is None or expires_at > timezone.now() + FRESH_FOR
+        return expires_at is None or expires_at > row.read_at + FRESH_FOR
 
     def read(self, row: UsersIntegrations) -> Session:
         tokens: dict[str, Any] = row.garminconnect_oauth2 or {}
@@ -62,18 +62,18 @@ class GarminConnectTokenKeeper(TokenKeeper[Session]):
             raise InvalidSession  # made by garth, or without a way to renew it
         session = client.refresh(session)
         # There is no revocation endpoint, so an unwanted session is just dropped.
-        return Refreshed(token=session, columns=session_columns(session.tokens))
+        return Refreshed(token=session, columns=session_columns(session.tokens, row.read_at))
 
 
 _keeper = GarminConnectTokenKeeper()
 
 
-def session_columns(oauth2_token: dict[str, Any] | None) -> dict[str, Any]:
-    """The columns of a session, and of a healthy link."""
+def session_columns(oauth2_token: dict[str, Any] | None, now: datetime) -> dict[str, Any]:
+    """The columns of a session and of a healthy link; `now` as for strava.token_columns."""
     return {
         "garminconnect_oauth2": oauth2_token,
-        "garminconnect_token_expires_at": client.token_expiry(oauth2_token),
-        "garminconnect_refreshed_at": timezone.now(),
+        "garminconnect_token_expires_at": client.token_expiry(oauth2_token, now),
+        "garminconnect_refreshed_at": now,
         "garminconnect_login_error": "",
         **_rows.healthy_columns("garminconnect"),
     }
@@ -143,10 +143,11 @@ def write_link(
 ) -> None:
     """Write a session and the link's health, then tell host projects."""
     with _rows.atomic():
-        relinked = _rows.lock_row(user_id).is_linked("garminconnect")
+        replaced = _rows.lock_row(user_id)
+        relinked = replaced.is_linked("garminconnect")
         _rows.update(
             user_id,
-            **session_columns(oauth2_token) | _rows.anew_columns("garminconnect"),
+            **session_columns(oauth2_token, replaced.read_at) | _rows.anew_columns("garminconnect"),
             garminconnect_oauth1=oauth1_token,
             garminconnect_is_cn=is_cn,
             garminconnect_athlete_name="",  # it may be another athlete; a sync asks

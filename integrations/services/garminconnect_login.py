@@ -17,10 +17,12 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connections, router
-from django.db.models import F
+from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
+from ..clock import MAY_WAIT, ahead, dated, later, over
 from ..exceptions import (
     GarminConnectInvalidReply,
     GarminConnectRateLimited,
@@ -63,6 +65,8 @@ ATTEMPTS_PER = timedelta(hours=1)
 # apart. Their limit stops endless tries.
 MAX_UNFINISHED = 10
 _UNFINISHED = "unfinished"  # stands in place of the hash
+# None that is still to come, because the clock was set back since.
+_RECENT = Q(at__gt=later(-ATTEMPTS_PER), at__lte=later(MAY_WAIT))
 # After these, the same sign-in takes another code.
 _CODE_AGAIN = (
     InvalidMfaCode,
@@ -93,7 +97,7 @@ def begin_garminconnect_login(
         user_id=user_id,
         attempt=attempt,
         step=Step.QUEUED,
-        step_until=timezone.now() + PICK_UP,
+        step_until=later(PICK_UP),
         is_cn=is_cn,
         email=email,
         password=password,
@@ -127,11 +131,10 @@ def run_garminconnect_login(user_id: int, attempt: uuid.UUID) -> str:
     if isinstance(outcome, Session):
         return _link(login, outcome)
     if isinstance(outcome, MfaRequired):
-        now = timezone.now()
         waiting = _mine(login).update(
             step=Step.MFA_REQUIRED,
-            step_until=now + MFA_LIFETIME,
-            mfa_until=now + MFA_LIFETIME,
+            step_until=later(MFA_LIFETIME),
+            mfa_until=later(MFA_LIFETIME),
             client_state=outcome.client_state,
         )
         return "mfa_required" if waiting else "superseded"
@@ -148,7 +151,7 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
     logins = GarminConnectLogin.objects.filter(user_id=user_id)
     with _rows.atomic():  # so that no code waits without its attempt being returned
         if not logins.filter(step=Step.MFA_REQUIRED).update(
-            step=Step.MFA_QUEUED, step_until=timezone.now() + PICK_UP, mfa_code=code
+            step=Step.MFA_QUEUED, step_until=later(PICK_UP), mfa_code=code
         ):
             raise LoginInProgress if logins.exists() else NoLoginInProgress
         _rows.update(user_id, garminconnect_login_error="")
@@ -214,16 +217,14 @@ def _settle(user_id: int) -> None:
 
     If only the worker with the code is gone, the athlete can enter it again.
     """
-    now = timezone.now()
-    login = GarminConnectLogin.objects.filter(user_id=user_id, step_until__lte=now).first()
+    login: Any = dated(dead_logins()).filter(user_id=user_id).first()
     if login is None:
         return
-    mine = GarminConnectLogin.objects.filter(
-        pk=login.pk, attempt=login.attempt, step=login.step, step_until__lte=now
-    )
+    mine = dead_logins().filter(pk=login.pk, attempt=login.attempt, step=login.step)
     code = LoginExpired.code if login.step == Step.MFA_REQUIRED else LoginInterrupted.code
     with _rows.atomic():
-        if login.mfa_until is not None and login.mfa_until > now:
+        left = login.mfa_until - login.read_at if login.mfa_until else timedelta()
+        if timedelta() < left <= MFA_LIFETIME:
             settled = mine.update(step=Step.MFA_REQUIRED, step_until=login.mfa_until, mfa_code=None)
         else:
             settled, _ = mine.delete()
@@ -237,14 +238,18 @@ def _settle(user_id: int) -> None:
 @database_errors
 def forget_dead_garminconnect_logins() -> int:
     """Settle every sign-in whose time has run out, and forget old attempts; returns how many."""
-    GarminConnectAttempt.objects.filter(at__lte=timezone.now() - ATTEMPTS_PER).delete()
+    GarminConnectAttempt.objects.exclude(_RECENT).delete()
     return settle_dead_logins()
+
+
+def dead_logins() -> Any:
+    """The sign-ins whose time has run out."""
+    return GarminConnectLogin.objects.filter(over("step_until", MFA_LIFETIME))
 
 
 def settle_dead_logins() -> int:
     """End every sign-in whose time has run out, with its secrets; returns how many."""
-    dead = GarminConnectLogin.objects.filter(step_until__lte=timezone.now())
-    user_ids = list(dead.values_list("user_id", flat=True)[:1000])
+    user_ids = list(dead_logins().values_list("user_id", flat=True)[:1000])
     for user_id in user_ids:
         _settle(user_id)
     return len(user_ids)
@@ -270,15 +275,15 @@ def _claim(
 
     Only this instance keeps them, in memory and sealed until they are read.
     """
-    now = timezone.now()
-    login = GarminConnectLogin.objects.filter(
-        user_id=user_id, attempt=attempt, step=waiting, step_until__gt=now
-    ).first()
+    logins = GarminConnectLogin.objects.filter(
+        ahead("step_until", MFA_LIFETIME), user_id=user_id, attempt=attempt, step=waiting
+    )
+    login = logins.first()
     if login is None:
         return None
-    claimed = GarminConnectLogin.objects.filter(
-        pk=login.pk, attempt=attempt, step=waiting, step_until__gt=now
-    ).update(step=running, step_until=now + ALIVE, **dict.fromkeys(secrets))
+    claimed = logins.filter(pk=login.pk).update(
+        step=running, step_until=later(ALIVE), **dict.fromkeys(secrets)
+    )
     login.step = running
     return login if claimed else None
 
@@ -315,7 +320,7 @@ def _heartbeat(login: GarminConnectLogin) -> Iterator[None]:
         connection = connections[router.db_for_write(GarminConnectLogin)]
         while not stop.wait(HEARTBEAT):
             try:
-                _mine(login).update(step_until=timezone.now() + ALIVE)
+                _mine(login).update(step_until=later(ALIVE))
             except Exception as exc:  # the next one may get through
                 event = {"event": "garminconnect.heartbeat_failed"}
                 logger.warning("heartbeat failed: %s", type(exc).__name__, extra=event)
@@ -367,25 +372,25 @@ def _count_attempt(user_id: int, email: str) -> None:
 
     Insert, then count: two at once may both be refused, never both allowed.
     """
-    now = timezone.now()
-    recent = GarminConnectAttempt.objects.filter(at__gt=now - ATTEMPTS_PER)
+    recent = GarminConnectAttempt.objects.filter(_RECENT)
     if recent.filter(user_id=user_id, email_hash=_UNFINISHED).count() >= MAX_UNFINISHED:
         raise SignInUnfinished
     email_hash = salted_hmac(
         "integrations.GarminConnectAttempt", email.strip().lower(), algorithm="sha256"
     ).hexdigest()
-    attempt = GarminConnectAttempt.objects.create(user_id=user_id, email_hash=email_hash, at=now)
+    attempt = GarminConnectAttempt.objects.create(user_id=user_id, email_hash=email_hash, at=Now())
     for same in ({"user_id": user_id}, {"email_hash": email_hash}):
         times = list(
             recent.filter(**same)
             .exclude(email_hash=_UNFINISHED)
             .order_by("-at", "-pk")
-            .values_list("at", flat=True)[: MAX_ATTEMPTS + 1]
+            .values_list("at", Now())[: MAX_ATTEMPTS + 1]
         )
         if len(times) > MAX_ATTEMPTS:
             attempt.delete()
-            free_at = times[MAX_ATTEMPTS] + ATTEMPTS_PER
-            raise TooManyAttempts(retry_after=max(1, round((free_at - now).total_seconds())))
+            at, now = times[MAX_ATTEMPTS]
+            left = at + ATTEMPTS_PER - now
+            raise TooManyAttempts(retry_after=max(1, round(left.total_seconds())))
 
 
 def _count_apart(user_id: int) -> None:

@@ -14,10 +14,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db.models import Case, Count, F, Q, Value, When
-from django.utils import timezone
+from django.db.models import Case, Count, F, Value, When
 
 from .. import ending
+from ..clock import later, over
 from ..exceptions import (
     GearNotFound,
     IntegrationsDatabaseError,
@@ -102,10 +102,9 @@ def request_gear_sync(user_id: int, provider: str) -> str:
     if is_gear_missing(row, provider):
         raise ScopeMissing
     keeper.require_no_limit(row, reading=True)
-    now = timezone.now()
-    free = Q(**{f"{provider}_syncing_until": None}) | Q(**{f"{provider}_syncing_until__lt": now})
+    free = over(f"{provider}_syncing_until", SYNCING_FOR)
     # This clears the last error, so that a polling page notices if the same one comes again.
-    columns = {f"{provider}_syncing_until": now + SYNCING_FOR, f"{provider}_sync_error": ""}
+    columns = {f"{provider}_syncing_until": later(SYNCING_FOR), f"{provider}_sync_error": ""}
     if not UsersIntegrations.objects.filter(free, user_id=user_id).update(**columns):
         raise SyncInProgress
     error: str = getattr(row, f"{provider}_sync_error")
@@ -167,8 +166,7 @@ def take_due_gear_syncs(provider: str, limit: int = 500) -> tuple[list[int], dat
     that, others may take them (see is_gear_sync_taken).
     """
     due_at = f"{provider}_sync_due_at"
-    now = timezone.now()
-    due = wanting_gear(provider).filter(Q(**{due_at: None}) | Q(**{f"{due_at}__lte": now}))
+    due = wanting_gear(provider).filter(over(due_at, MAX_BACKOFF))
     return _rows.take_due(due, due_at, timedelta(hours=1), limit)
 
 
@@ -232,7 +230,7 @@ def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetc
 
 
 def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCounts:
-    now = timezone.now()
+    now = row.read_at
     known = {
         gear.provider_gear_id: gear
         for gear in Gear.objects.filter(user_id=row.user_id, provider=provider)
@@ -365,7 +363,7 @@ def _note_failure(
                 When(**{f"{provider}_error": exc.code}, then=Value("")), default=Value(exc.code)
             ),
             "sync_failures": F(f"{provider}_sync_failures") + 1,
-            "sync_due_at": timezone.now() + max(wait, retry_after),
+            "sync_due_at": later(min(max(wait, retry_after), MAX_BACKOFF)),
         }
     linked_at = f"{provider}_linked_at"
     with _rows.atomic():  # so that no failure counts without a line in the trail

@@ -7,11 +7,12 @@ from typing import Any
 from django.db.models import Exists
 from django.utils import timezone
 
+from ..clock import dated
 from ..exceptions import SecretUnreadable
 from ..models import GarminConnectLogin, LinkStatus, UsersIntegrations
 from ._rows import database_errors
 from ._words import health_message, login_words
-from .garminconnect_login import login_status, settle_dead_logins
+from .garminconnect_login import dead_logins, login_status, settle_dead_logins
 from .gear import count_gear
 
 
@@ -31,15 +32,18 @@ def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | Non
 
     Every user's expired sign-ins are settled first, which erases passwords that no worker took.
     """
-    over = GarminConnectLogin.objects.filter(step_until__lte=timezone.now())
-    rows = UsersIntegrations.objects.select_related("user__integrations_garminconnect_login")
+    over = dead_logins()
+    rows = dated(UsersIntegrations.objects)
+    rows = rows.select_related("user__integrations_garminconnect_login")
     rows = rows.filter(user_id=user_id)
     row: Any = rows.annotate(some_are_over=Exists(over)).first()
     if row is None or row.some_are_over:
         settle_dead_logins()
         row = row and rows.first()
     if row is None:
-        return UsersIntegrations(user_id=user_id), None
+        row = UsersIntegrations(user_id=user_id)
+        row.read_at = timezone.now()  # nothing of another process is compared with it
+        return row, None
     return row, getattr(row.user, "integrations_garminconnect_login", None)
 
 

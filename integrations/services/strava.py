@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError
@@ -14,6 +15,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from .. import conf
+from ..clock import ahead, dated, over
 from ..exceptions import (
     AthleteAlreadyLinked,
     ClientRequired,
@@ -120,7 +122,9 @@ def write_link(
                 Gear.objects.filter(user_id=user_id, provider="strava").delete()
                 columns = {"strava_scope": None, "strava_athlete_name": ""} | columns
                 columns |= _rows.unsynced_columns("strava")
-            columns = token_columns(tokens) | _rows.anew_columns("strava") | columns
+            columns = (
+                token_columns(tokens, replaced.read_at) | _rows.anew_columns("strava") | columns
+            )
             _rows.update(user_id, **columns)
             relinked = replaced.is_linked("strava")
             _trail.note(user_id, "strava", Event.RELINKED if relinked else Event.LINKED)
@@ -130,12 +134,13 @@ def write_link(
     return replaced
 
 
-def token_columns(tokens: StravaTokens) -> dict[str, Any]:
+def token_columns(tokens: StravaTokens, now: datetime) -> dict[str, Any]:
+    """The columns of a pair and of a healthy link; `now` by the database's clock, or a bit less."""
     return {
         "strava_token": tokens.access_token,
         "strava_refresh_token": tokens.refresh_token,
-        "strava_token_expires_at": tokens.expires,
-        "strava_refreshed_at": timezone.now(),
+        "strava_token_expires_at": tokens.expires(now),
+        "strava_refreshed_at": now,
         **_rows.healthy_columns("strava"),
     }
 
@@ -284,13 +289,14 @@ def limited_for(row: UsersIntegrations, *, reading: bool = False) -> int:
 
 def own_unlimited() -> Q:
     """The links with their own app that have not run into a limit, except one of reads."""
-    over = Q(strava_limited_until=None) | Q(strava_limited_until__lte=timezone.now())
-    return Q(strava_client_id__isnull=False) & (over | Q(strava_limited_reads=True))
+    unlimited = over("strava_limited_until", _rows.LIMIT_LASTS) | Q(strava_limited_reads=True)
+    return Q(strava_client_id__isnull=False) & unlimited
 
 
 def _limited(reading: bool, **only: Any) -> Any:
     """The links that ran into a limit that is not over, the longest one first."""
-    rows = UsersIntegrations.objects.filter(strava_limited_until__gt=timezone.now(), **only)
+    limited = ahead("strava_limited_until", _rows.LIMIT_LASTS)
+    rows = dated(UsersIntegrations.objects).filter(limited, **only)
     if not reading:
         rows = rows.filter(strava_limited_reads=False)
     return rows.order_by("-strava_limited_until")

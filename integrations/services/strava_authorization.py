@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from .. import conf
+from ..clock import ahead, dated, later, over
 from ..exceptions import (
     AccessDenied,
     AthleteAlreadyLinked,
@@ -226,7 +227,7 @@ def _spent_before(user_id: int, state: str) -> StravaAuthorization:
     give_up = time.monotonic() + EXCHANGE_TAKES.total_seconds()
     digest = _digest(state)
     while True:
-        row = UsersIntegrations.objects.filter(user_id=user_id).first()
+        row = dated(UsersIntegrations.objects).filter(user_id=user_id).first()
         if row is not None and constant_time_compare(row.strava_spent_state, digest):
             if row.strava_status != LinkStatus.LINKED:
                 raise StravaRelinkRequired
@@ -237,7 +238,7 @@ def _spent_before(user_id: int, state: str) -> StravaAuthorization:
         if row.strava_exchanging_error:
             raise _error_again(row)
         until = row.strava_exchanging_until
-        if until is None or until < timezone.now() or time.monotonic() > give_up:
+        if until is None or until < row.read_at or time.monotonic() > give_up:
             raise InvalidState
         time.sleep(0.1)
 
@@ -264,12 +265,13 @@ def _spend_state(user_id: int, state: str) -> UsersIntegrations:
         raise InvalidState from None
     if not state or not row.strava_state or not constant_time_compare(row.strava_state, state):
         raise InvalidState
+    waiting = ahead("strava_state_expires_at", timedelta(seconds=AUTHORIZATION_LIFETIME))
     spent = UsersIntegrations.objects.filter(
-        user_id=user_id, strava_state=row.strava_state, strava_state_expires_at__gt=timezone.now()
+        waiting, user_id=user_id, strava_state=row.strava_state
     ).update(
         **_rows.state_columns(None),
         strava_exchanging_state=_digest(state),
-        strava_exchanging_until=timezone.now() + EXCHANGE_TAKES,
+        strava_exchanging_until=later(EXCHANGE_TAKES),
         strava_exchanging_error="",
     )
     if not spent:
@@ -281,7 +283,9 @@ def _spend_state(user_id: int, state: str) -> UsersIntegrations:
 
 def _abandoned() -> Any:
     return UsersIntegrations.objects.filter(
-        strava_state__isnull=False, strava_state_expires_at__lte=timezone.now()
+        over("strava_state_expires_at", timedelta(seconds=AUTHORIZATION_LIFETIME)),
+        strava_state__isnull=False,
+        strava_state_expires_at__isnull=False,
     )
 
 

@@ -22,14 +22,15 @@ from typing import Any
 from django.db import DatabaseError, InterfaceError
 from django.db.models import Q
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from .. import ending
+from ..clock import dated, later, over
 from ..exceptions import IntegrationsError, RateLimited, SiteClientRejected
 from ..models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
 from . import strava
 from ._parallel import run_parallel
 from ._rows import close_dead_connection, database_errors, require_autocommit
+from ._single_flight import MAX_BACKOFF
 from .strava_tokens import StravaTokenKeeper
 
 logger = logging.getLogger("integrations.strava")
@@ -76,7 +77,7 @@ def sweep_strava_tokens(
     which then ends as it would have, when all that was begun is stored.
     """
     require_autocommit()
-    sweep = _Sweep(timezone.now(), timedelta(seconds=within), workers, progress, lasts)
+    sweep = _Sweep(timedelta(seconds=within), workers, progress, lasts)
     with ending.holding():
         run_parallel(sweep.claimed(), sweep.refresh, workers)
         return sweep.finish()
@@ -97,14 +98,13 @@ class Claim:
 class _Sweep:
     def __init__(
         self,
-        started: datetime,
         within: timedelta,
         workers: int,
         progress: Callable[[SweepCounts], object],
         lasts: float,
     ) -> None:
-        self.started = started
-        self.until = started + within
+        self.started: datetime | None = None  # by the database's clock; claimed() sets it
+        self.within = within
         self.workers = workers
         self.progress = progress
         self.time_is_up_at = time.monotonic() + lasts
@@ -119,15 +119,16 @@ class _Sweep:
 
         Nor refreshed since the sweep began: a new token's life may be shorter than the window.
         """
-        now = timezone.now()
-        return UsersIntegrations.objects.filter(
+        rows = UsersIntegrations.objects.filter(
             Q(strava_client_id=None) | strava.own_unlimited(),
-            Q(strava_retry_at=None) | Q(strava_retry_at__lte=now),
-            Q(strava_refreshed_at=None) | Q(strava_refreshed_at__lt=self.started),
+            over("strava_retry_at", timedelta(seconds=MAX_BACKOFF)),
             LINK_CONDITIONS["strava"][LinkStatus.LINKED],
-            strava_token_expires_at__lt=self.until,
+            strava_token_expires_at__lt=later(self.within),
             strava_refresh_token__isnull=False,
         )
+        # A clock that was set back may have left a time that is still to come.
+        since = self.started and Q(strava_refreshed_at__range=(self.started, Now()))
+        return rows.exclude(since) if since else rows
 
     def claimed(self) -> Iterator[Claim]:
         """Claim rows, as many at a time as there are workers.
@@ -135,21 +136,22 @@ class _Sweep:
         They come in the order of expiry, so each is visited once, whatever the outcome. (With more
         than an hour left, for example, Strava answers with the same token.)
         """
-        free = Q(strava_lease_until=None) | Q(strava_lease_until__lt=Now())
+        free = _keeper.lease_is_over()
         further = Q()
         while not self.has_to_end():
             due = self.due().filter(free, further)
             if self.site_limited:
                 due = due.filter(strava_client_id__isnull=False)
             found = list(
-                due.order_by("strava_token_expires_at", "pk").values_list(
-                    "pk", "strava_token_expires_at"
-                )[: self.workers]
+                dated(due)
+                .order_by("strava_token_expires_at", "pk")
+                .values_list("pk", "strava_token_expires_at", "read_at")[: self.workers]
             )
             if not found:
                 return
-            ids = [pk for pk, _ in found]
-            last_pk, last_expiry = found[-1]
+            self.started = self.started or found[0][2]
+            ids = [pk for pk, _, _ in found]
+            last_pk, last_expiry, _ = found[-1]
             # The second bound implies the first, but PostgreSQL does not derive it.
             further = Q(strava_token_expires_at__gte=last_expiry) & (
                 Q(strava_token_expires_at__gt=last_expiry) | Q(pk__gt=last_pk)
@@ -157,11 +159,10 @@ class _Sweep:
             lease, since = uuid.uuid4(), time.monotonic()
             # Repeat the condition: another sweep may have chosen the same rows.
             due.filter(pk__in=ids).update(
-                strava_lease=lease, strava_lease_until=Now() + timedelta(seconds=_keeper.lease)
+                strava_lease=lease, strava_lease_until=later(timedelta(seconds=_keeper.lease))
             )
-            rows = UsersIntegrations.objects.filter(pk__in=ids, strava_lease=lease).defer(
-                "garminconnect_oauth1", "garminconnect_oauth2"
-            )
+            rows = dated(UsersIntegrations.objects).filter(pk__in=ids, strava_lease=lease)
+            rows = rows.defer("garminconnect_oauth1", "garminconnect_oauth2")
             for row in rows:
                 yield Claim(row, lease, since)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from django.utils import timezone
-
 from ..exceptions import (
     IntegrationsError,
     InvalidRefreshToken,
@@ -30,7 +28,7 @@ class StravaTokenKeeper(TokenKeeper[str]):
 
     def is_fresh(self, row: UsersIntegrations) -> bool:
         expires_at = row.strava_token_expires_at
-        return expires_at is not None and expires_at > timezone.now() + FRESH_FOR
+        return expires_at is not None and expires_at > row.read_at + FRESH_FOR
 
     def read(self, row: UsersIntegrations) -> str:
         return row.strava_token
@@ -42,7 +40,7 @@ class StravaTokenKeeper(TokenKeeper[str]):
         tokens = client.refresh_access_token(row.strava_refresh_token)
         return Refreshed(
             token=tokens.access_token,
-            columns=strava.token_columns(tokens),
+            columns=strava.token_columns(tokens, row.read_at),
             # A disconnect meanwhile revoked only the old pair.
             discard=lambda: strava.revoke_quietly(client, tokens.refresh_token),
             limit_reached=client.limit_reached,

@@ -11,11 +11,11 @@ from typing import Any
 
 from django.db.models import Q
 from django.db.models.functions import Coalesce, Greatest
-from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from pydantic import ValidationError
 
 from .. import conf
+from ..clock import ahead, dated, later, over
 from ..exceptions import (
     ClientRequired,
     IntegrationsError,
@@ -28,6 +28,7 @@ from ..models import UsersIntegrations
 from ..strava.client import StravaAthlete, StravaSubscription
 from . import _rows, _trail, strava
 from ._rows import database_errors
+from ._single_flight import MAX_BACKOFF
 from .strava_tokens import ask_strava
 
 # Forged events must not use up the app's requests, which Strava counts per quarter of an hour. So
@@ -35,6 +36,7 @@ from .strava_tokens import ask_strava
 # are checked; the rest wait. At worst that is half of an app's default limit.
 CHECKS_AT_ONCE = 3
 CHECK_EVERY = timedelta(minutes=15)
+CHECKS_LAST = CHECKS_AT_ONCE * CHECK_EVERY
 LINKS_AT_ONCE = 25
 # When a check that a worker began but did not finish is due again.
 CHECK_AGAIN = timedelta(minutes=10)
@@ -58,14 +60,14 @@ def take_strava_revocation(event: Any) -> int | None:
     if athlete_id is None:
         return None
     rows = UsersIntegrations.objects.filter(strava_athlete_id=athlete_id)
-    row = rows.values("user_id", "strava_checks_until").first()
+    row = dated(rows).values("user_id", "strava_checks_until", "read_at").first()
     if row is None:
         return None
-    now = timezone.now()
+    now = row["read_at"]
     # A bucket that leaks one check per CHECK_EVERY. Of simultaneous events, one gets in.
     until = max(row["strava_checks_until"] or now, now) + CHECK_EVERY
     if (
-        until <= now + CHECKS_AT_ONCE * CHECK_EVERY
+        until <= now + CHECKS_LAST
         and _links_left(strava_athlete_id=athlete_id)
         and rows.filter(strava_checks_until=row["strava_checks_until"]).update(
             strava_checks_until=until, strava_check_due_at=now + CHECK_AGAIN
@@ -82,7 +84,8 @@ def take_strava_revocation(event: Any) -> int | None:
 
 def _links_left(**but: Any) -> int:
     """How many more links may be checked now."""
-    recent = UsersIntegrations.objects.filter(strava_checks_until__gt=timezone.now()).exclude(**but)
+    recent = UsersIntegrations.objects.filter(ahead("strava_checks_until", CHECKS_LAST))
+    recent = recent.exclude(**but)
     return LINKS_AT_ONCE - recent[:LINKS_AT_ONCE].count()
 
 
@@ -106,16 +109,16 @@ def take_due_strava_checks() -> list[int]:
     Skips those put off by trouble at Strava, and those whose app must wait for a rate limit. A
     limit of reads does not count: a revocation should not wait until midnight for it.
     """
-    now = timezone.now()
     allowed = strava.own_unlimited()
     if not strava.site_limited_for():
         allowed |= Q(strava_client_id=None)
     due = UsersIntegrations.objects.filter(
         allowed,
-        Q(strava_retry_at=None) | Q(strava_retry_at__lte=now),
-        strava_check_due_at__lte=now,
+        over("strava_retry_at", timedelta(seconds=MAX_BACKOFF)),
+        over("strava_check_due_at", CHECK_EVERY),
+        strava_check_due_at__isnull=False,
     )
-    until = now + CHECK_EVERY
+    until = later(CHECK_EVERY)
     counted = Greatest(Coalesce("strava_checks_until", until), until)
     taken, _ = _rows.take_due(
         due, "strava_check_due_at", CHECK_AGAIN, _links_left(), strava_checks_until=counted

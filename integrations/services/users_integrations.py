@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import IntegrityError
 
 from ..exceptions import IntegrationsAlreadyExist, IntegrationsNotFound
+from ..garminconnect.client import token_expiry
 from ..models import Gear, UsersIntegrations
 from ..schemas import UsersIntegrationsUpdate
 from ..signals import account_linked, account_unlinked
@@ -66,6 +67,10 @@ def edit_user_integrations(
         return _rows.get_row(user_id)
     with _rows.atomic():
         before = _rows.lock_row(user_id)
+        if "garminconnect_oauth2" in columns:
+            columns["garminconnect_token_expires_at"] = token_expiry(
+                columns["garminconnect_oauth2"], before.read_at
+            )
         _rows.update(user_id, **_rows.seed_columns(columns))
         row = _rows.get_row(user_id)
         for provider in Gear.Provider.values:

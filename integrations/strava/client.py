@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -109,14 +110,16 @@ class _Subscriptions(RootModel[list[StravaSubscription]]):
 
 
 class StravaTokens(_Reply):
-    """A pair from the token endpoint. `expires_at` is in epoch seconds, as Strava sends it.
+    """A pair from the token endpoint. `expires_at` is in epoch seconds, as Strava sends it, and
+    `expires_in` in seconds; there is at least one of them.
 
     Source: https://developers.strava.com/docs/authentication/#token-exchange
     """
 
     access_token: Token = Field(repr=False)
     refresh_token: Token = Field(repr=False)
-    expires_at: Annotated[int, Field(gt=0, lt=_END_OF_TIME, strict=True)]
+    expires_at: Annotated[int, Field(gt=0, lt=_END_OF_TIME, strict=True)] | None
+    expires_in: float | None = None
     athlete: StravaAthlete | None = None
 
     @model_validator(mode="before")
@@ -127,14 +130,25 @@ class StravaTokens(_Reply):
         if not isinstance(reply, dict):
             return reply
         expires_at, left = number(reply.get("expires_at")), number(reply.get("expires_in"))
-        if expires_at is None and reply.get("expires_at") is None and left is not None:
-            expires_at = time.time() + left
-        return reply if expires_at is None else reply | {"expires_at": int(expires_at)}
+        reply = reply | {"expires_in": left}
+        if expires_at is not None:
+            reply["expires_at"] = int(expires_at)
+        elif left is None:
+            reply.pop("expires_at", None)  # which is then missing
+        else:
+            reply.setdefault("expires_at", None)
+        return reply
 
-    @property
-    def expires(self) -> datetime:
-        """Expiry as an aware datetime in UTC."""
-        return datetime.fromtimestamp(self.expires_at, tz=UTC)
+    def expires(self, now: datetime) -> datetime:
+        """When the access token expires, by the clock that says `now` (aware UTC).
+
+        Clocks may differ by hours, so the earlier of two expiries counts; a token without one is
+        refreshed before its next use.
+        """
+        left = self.expires_in
+        moments = (self.expires_at, None if left is None else now.timestamp() + left)
+        known = [moment for moment in moments if moment and 1 <= moment < _END_OF_TIME]
+        return datetime.fromtimestamp(int(min(known)), tz=UTC) if known else now
 
 
 class _TokenAnswer(_Reply):
@@ -150,12 +164,9 @@ class _TokenAnswer(_Reply):
     expires_in: Any = None
     athlete: Any = None
 
-    def as_of_now(self, refresh_token: str) -> StravaTokens:
-        """The pair. Clocks may differ by hours, so the earlier of two expiries counts; a token
-        without one is refreshed before its next use. If the athlete is unknown, the next sync finds
-        out."""
-        now, left = int(time.time()), number(self.expires_in)
-        moments = (number(self.expires_at), None if left is None else now + left)
+    def pair(self, refresh_token: str) -> StravaTokens:
+        """The pair. If the athlete is unknown, the next sync finds out."""
+        expires_at = number(self.expires_at)
         try:
             athlete = StravaAthlete.model_validate(self.athlete)
         except ValidationError:
@@ -163,7 +174,8 @@ class _TokenAnswer(_Reply):
         return StravaTokens.model_construct(
             access_token=self.access_token,
             refresh_token=refresh_token,
-            expires_at=int(min((m for m in moments if m and 1 <= m < _END_OF_TIME), default=now)),
+            expires_at=None if expires_at is None else int(expires_at),
+            expires_in=number(self.expires_in),
             athlete=athlete,
         )
 
@@ -316,7 +328,7 @@ class StravaClient(ProviderClient):
         refresh_token = answer.refresh_token or grant.get("refresh_token")
         if refresh_token is None:
             raise InvalidProviderReply(provider_status=response.status_code)
-        return answer.as_of_now(refresh_token)
+        return answer.pair(refresh_token)
 
     def error_for(self, response: requests.Response) -> ProviderError:
         """Strava's errors by status and by resource/field/code, never by their text.
@@ -413,7 +425,10 @@ def _retry_after(headers: Any) -> int:
     Windows end at minutes 0, 15, 30 and 45, and at midnight UTC; a used-up day outlasts any
     quarter. Source: https://developers.strava.com/docs/rate-limits/
     """
-    now = int(time.time())
+    try:  # by Strava's own clock
+        now = int(parsedate_to_datetime(headers.get("Date")).timestamp())
+    except (TypeError, ValueError, OverflowError):
+        now = int(time.time())
     if any(usage[1] >= limit[1] for limit, usage in _usage(headers)):
         return 86_400 - now % 86_400
     return _QUARTER_HOUR - now % _QUARTER_HOUR
