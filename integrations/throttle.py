@@ -16,9 +16,9 @@ logger = logging.getLogger("integrations.throttle")
 def throttle(user: AbstractBaseUser, action: str, times: int, per: int = 60) -> None:
     """Count one press. Raises TooManyRequests after more than `times` in `per` seconds.
 
-    The count is in Django's cache. It is exact if all processes share the cache; otherwise each
-    process allows as many. It saves resources and is no security, so if the cache is down,
-    everything passes.
+    The count is in Django's cache. It is exact if all processes share the cache and agree about the
+    time; otherwise each allows as many, and none fewer. It saves resources and is no security, so
+    if the cache is down, everything passes.
     """
     now = time.time()
     # A later user may get the same number, and users without a password share a hash.

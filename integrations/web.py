@@ -291,10 +291,14 @@ def _set_cookie(request: HttpRequest, response: HttpResponse, name: str, value: 
 
 
 def _sent_ahead(request: HttpRequest, cookie: str) -> Any:
-    """What was sent to this user; None if it is too old or forged."""
+    """What was sent to this user; None if it is forged.
+
+    The browser forgets it in time, by a duration and its own clock. A second opinion would need the
+    clock of the machine that sealed it, and this may be another one.
+    """
     sealed = request.COOKIES.get(cookie, "")
     try:
-        name, who, what = json.loads(fernet().decrypt(sealed.encode(), ttl=_LIVES))
+        name, who, what = json.loads(fernet().decrypt(sealed.encode()))
     except (InvalidToken, ValueError, TypeError):
         return None
     return what if (name, who) == (cookie, str(request.user.pk)) else None

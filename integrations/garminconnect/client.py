@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("integrations.garminconnect")
 
+# Seconds, as in the library.
+_RENEW_BEFORE = 15 * 60
 _TOKENS = ("di_token", "di_refresh_token", "di_client_id")
 
 
@@ -49,10 +53,14 @@ class MfaRequired:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A signed-in session: the library's "DI" tokens, good for one of the two domains."""
+    """A signed-in session: the library's "DI" tokens, good for one of the two domains.
+
+    `expires_in` is how many seconds were left when it was read, None if unknown.
+    """
 
     tokens: dict[str, Any] = field(repr=False)
     is_cn: bool = False
+    expires_in: float | None = field(default=None, compare=False)
 
 
 def token_expiry(tokens: dict[str, Any] | None, now: datetime) -> datetime | None:
@@ -149,12 +157,23 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     """A client of the library's with a session in it.
 
     Instead of refreshing by itself, the library calls `renew` with its session and goes on with the
-    one that it gets. So two callers never spend the same refresh token.
+    one that it gets. So two callers never spend the same refresh token. It does so when a session
+    is about to expire, by how long it has had it: on a machine whose clock is fast, it would ask
+    for a new one before every call.
     """
     garminconnect = library()
     garmin: Garmin = garminconnect.Garmin(is_cn=session.is_cn)
     client: Any = garmin.client
-    _load(garminconnect, client, session)
+    renew_at = math.inf
+
+    def load(session: Session) -> None:
+        nonlocal renew_at
+        _load(garminconnect, client, session)
+        left = math.inf if session.expires_in is None else session.expires_in
+        renew_at = time.monotonic() + left - _RENEW_BEFORE
+
+    load(session)
+    client._token_expires_soon = lambda: time.monotonic() > renew_at
     api_session: Any = getattr(client, "_api_session", None)
     if api_session is not None:
         for scheme in ("https://", "http://"):  # the library limits only single reads
@@ -164,7 +183,7 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
         with client._token_lock:
             try:
                 current = _session_of(client, session.is_cn)
-                _load(garminconnect, client, renew(current))
+                load(renew(current))
             except GarminConnectRelinkRequired as exc:
                 # The error that users of the library expect.
                 raise garminconnect.GarminConnectAuthenticationError(str(exc)) from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ class GarminConnectTokenKeeper(TokenKeeper[Session]):
         return Session(
             {name: tokens.get(name) for name in ("di_token", "di_refresh_token", "di_client_id")},
             row.garminconnect_is_cn,
+            _expires_in(row.garminconnect_token_expires_at, row.read_at),
         )
 
     def refresh(self, row: UsersIntegrations) -> Refreshed[Session]:
@@ -61,11 +63,17 @@ class GarminConnectTokenKeeper(TokenKeeper[Session]):
         if not session.tokens["di_refresh_token"] or not session.tokens["di_client_id"]:
             raise InvalidSession  # made by garth, or without a way to renew it
         session = client.refresh(session)
+        columns = session_columns(session.tokens, row.read_at)
+        expires_in = _expires_in(columns["garminconnect_token_expires_at"], row.read_at)
         # There is no revocation endpoint, so an unwanted session is just dropped.
-        return Refreshed(token=session, columns=session_columns(session.tokens, row.read_at))
+        return Refreshed(token=replace(session, expires_in=expires_in), columns=columns)
 
 
 _keeper = GarminConnectTokenKeeper()
+
+
+def _expires_in(expires_at: datetime | None, now: datetime) -> float | None:
+    return None if expires_at is None else (expires_at - now).total_seconds()
 
 
 def session_columns(oauth2_token: dict[str, Any] | None, now: datetime) -> dict[str, Any]:
