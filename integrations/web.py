@@ -296,7 +296,9 @@ def _sent_ahead(request: HttpRequest, cookie: str) -> Any:
     The browser forgets it in time, by a duration and its own clock. A second opinion would need the
     clock of the machine that sealed it, and this may be another one.
     """
-    sealed = request.COOKIES.get(cookie, "")
+    sealed = request.COOKIES.get(cookie)
+    if not sealed:
+        return None
     try:
         name, who, what = json.loads(fernet().decrypt(sealed.encode()))
     except (InvalidToken, ValueError, TypeError):

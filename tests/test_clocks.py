@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import uuid
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from django.contrib.auth import get_user_model
 from django.db.models import F
+from django.db.models.functions import Now
 from django.test import RequestFactory
 from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
@@ -40,7 +42,13 @@ pytestmark = [
 ]
 
 MINUTE, DAY = 60, 24 * 60 * 60
-OFF_BY = (-DAY, -10 * MINUTE, 10 * MINUTE, DAY)
+OFF_BY = (-DAY, 10 * MINUTE)
+every_clock = pytest.mark.parametrize(
+    "elsewhere",
+    [-DAY, -10 * MINUTE, -MINUTE, 40, 10 * MINUTE, DAY],
+    ids="{:+} seconds".format,
+    indirect=True,
+)
 
 # Calls services as told on standard input; answers in JSON, an error by its name and wait.
 SERVANT = """
@@ -110,18 +118,18 @@ def machine(kept, strava, garmin, sandbox):
     kept[0].clock.set(0)
 
 
-@pytest.fixture(params=OFF_BY, ids=lambda off_by: f"{off_by / 60:+.0f} minutes")
+@pytest.fixture(params=OFF_BY, ids="{:+} seconds".format)
 def elsewhere(request, machine):
     machine.clock.set(request.param)
-    machine.off_by = request.param
     off_by = machine("time.time") - time.time()
-    assert abs(off_by - request.param) < MINUTE
+    assert abs(off_by - request.param) < 20
     return machine
 
 
 # --- Strava -------------------------------------------------------------------------------------
 
 
+@every_clock
 def test_a_state_is_good_on_every_machine(alice, strava, elsewhere):
     url = "http://testserver/"
     state = services.begin_strava_authorization(alice.pk, url).state
@@ -148,6 +156,7 @@ def test_an_old_state_is_old_on_every_machine(alice, strava, elsewhere):
     assert answer["error"] == "InvalidState"
 
 
+@every_clock
 @pytest.mark.parametrize("left", [4 * MINUTE + 50, 5 * MINUTE + 30])
 def test_a_token_is_handed_out_with_five_minutes_left(alice, link, strava, elsewhere, left):
     strava.token_lifetime = 30 * MINUTE
@@ -257,6 +266,7 @@ def window_left():
 # --- Garmin -------------------------------------------------------------------------------------
 
 
+@every_clock
 def test_a_worker_elsewhere_finishes_a_sign_in(alice, garmin, elsewhere):
     attempt = services.begin_garminconnect_login(alice.pk, MFA, PASSWORD)
     assert elsewhere("run_garminconnect_login", alice.pk, attempt) == "mfa_required"
@@ -371,6 +381,70 @@ def alert_of(user_id, sealed):
     request.user = get_user_model().objects.get(pk=user_id)
     failure = web.take_failure(request)
     return failure and failure.code
+
+
+# --- A clock that was set back ------------------------------------------------------------------
+
+TOMORROW = Now() + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"strava_lease": uuid.uuid4(), "strava_lease_until": TOMORROW},
+        {"strava_refreshed_at": TOMORROW},
+        {"strava_retry_at": TOMORROW + timedelta(hours=1)},
+        {"strava_limited_until": TOMORROW + timedelta(hours=1)},
+    ],
+    ids=str,
+)
+def test_no_sweep_is_put_off_until_the_clock_was_right(alice, expired, strava, left):
+    UsersIntegrations.objects.update(**left)
+    assert services.sweep_strava_tokens().refreshed == 1
+
+
+@pytest.mark.parametrize("column", ["sync_due_at", "syncing_until", "limited_until"])
+def test_no_gear_waits_until_the_clock_was_right(alice, linked, strava, column):
+    services.set_sync_gear(alice.pk, "strava", True)
+    UsersIntegrations.objects.update(**{f"strava_{column}": TOMORROW + timedelta(hours=1)})
+    assert services.take_due_gear_syncs("strava")[0] == [alice.pk]
+    services.request_gear_sync(alice.pk, "strava")
+    services.sync_strava_gear(alice.pk)
+
+
+def test_no_password_waits_until_the_clock_was_right(alice, garmin):
+    for _ in range(5):
+        services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
+        GarminConnectLogin.objects.update(step_until=TOMORROW)
+    GarminConnectAttempt.objects.update(at=TOMORROW)
+
+    services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
+    GarminConnectLogin.objects.update(step_until=TOMORROW)
+    assert services.forget_dead_garminconnect_logins() == 1
+    assert not GarminConnectLogin.objects.exists()
+
+
+def test_no_check_and_no_client_waits_until_the_clock_was_right(alice, linked, strava):
+    assert services.take_strava_revocation(event()) == alice.pk
+    UsersIntegrations.objects.update(strava_check_due_at=TOMORROW, strava_checks_until=TOMORROW)
+    assert services.take_due_strava_checks() == [alice.pk]
+
+    services.begin_strava_authorization(alice.pk, "http://testserver/")
+    UsersIntegrations.objects.update(strava_state_expires_at=TOMORROW)
+    assert services.forget_abandoned_authorizations() == 1
+
+
+def test_a_scheduler_whose_clock_jumps_goes_on(db, tmp_path):
+    clock = Clock(tmp_path)
+    site = Site(TASKS_BACKEND="database", **clock.env)
+    swept = DBTaskResult.objects.filter(task_path__contains="refresh_due")
+    try:
+        site.start("-m", "project.schedule")
+        for times, off_by in enumerate((0, DAY, 0), start=1):
+            clock.set(off_by)
+            wait_until(lambda times=times: swept.count() >= times, seconds=20)
+    finally:
+        site.stop()
 
 
 # --- Processes as they run ----------------------------------------------------------------------

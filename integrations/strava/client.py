@@ -126,18 +126,15 @@ class StravaTokens(_Reply):
     @classmethod
     def _numbers(cls, reply: Any) -> Any:
         """Accept numbers as text and with a fraction, and the standard's `expires_in` in place of
-        `expires_at` (RFC 6749, section 5.1)."""
+        `expires_at` (RFC 6749, section 5.1); beside it, nobody knows since when it counts."""
         if not isinstance(reply, dict):
             return reply
         expires_at, left = number(reply.get("expires_at")), number(reply.get("expires_in"))
-        reply = reply | {"expires_in": left}
         if expires_at is not None:
-            reply["expires_at"] = int(expires_at)
-        elif left is None:
-            reply.pop("expires_at", None)  # which is then missing
-        else:
-            reply.setdefault("expires_at", None)
-        return reply
+            return reply | {"expires_at": int(expires_at), "expires_in": None}
+        if left is None and reply.get("expires_at") is None:
+            return {name: value for name, value in reply.items() if name != "expires_at"}
+        return {"expires_at": None} | reply | {"expires_in": left}
 
     def expires(self, now: datetime) -> datetime:
         """When the access token expires, by the clock that says `now` (aware UTC).
