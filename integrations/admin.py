@@ -15,17 +15,16 @@ from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.db import models, transaction
 from django.db.models import Count, OuterRef, QuerySet, Subquery
-from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html_join
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from . import services, tasks
-from .clock import dated
 from .exceptions import IntegrationsError
 from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
 
@@ -84,11 +83,12 @@ class StravaExpiryFilter(admin.SimpleListFilter):
         return [("fresh", _("Fresh")), ("expired", _("Expired"))]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        now = timezone.now()
         match self.value():
             case "fresh":
-                return queryset.filter(strava_token_expires_at__gt=Now())
+                return queryset.filter(strava_token_expires_at__gt=now)
             case "expired":
-                return queryset.filter(strava_token_expires_at__lte=Now())
+                return queryset.filter(strava_token_expires_at__lte=now)
         return queryset
 
 
@@ -283,7 +283,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[UsersIntegrations]:
         # A second lock on the door: what is never loaded can never be shown. Of the tokens, the
         # page only needs to know whether they exist.
-        rows: QuerySet[UsersIntegrations] = dated(super().get_queryset(request))
+        rows: QuerySet[UsersIntegrations] = super().get_queryset(request)
         gear = Gear.objects.filter(user=OuterRef("user")).order_by().values("user")
         return rows.annotate(gear_count=Subquery(gear.values(count=Count("pk")))).defer(
             "strava_client_secret",

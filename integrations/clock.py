@@ -6,11 +6,12 @@ SQL, because machines disagree about the time. Durations within one process are 
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 # A statement that had to wait for a lock compares with the time at which it began.
 MAY_WAIT = timedelta(minutes=5)
@@ -39,3 +40,9 @@ def over(column: str, at_most: timedelta) -> Q:
 def dated(rows: Any) -> Any:
     """The same rows, each with `read_at`: the database's time when it was read."""
     return rows.annotate(read_at=Now())
+
+
+def read_at(row: Any) -> datetime:
+    """The database's time when a row was read; this machine's for a row of a host project's."""
+    found: datetime | None = getattr(row, "read_at", None)
+    return found or timezone.now()

@@ -13,7 +13,7 @@ from django.db import DatabaseError, InterfaceError, connections, router, transa
 from django.db.models.functions import Now
 from django.dispatch import Signal
 
-from ..clock import MAY_WAIT, dated, later
+from ..clock import MAY_WAIT, dated, later, read_at
 from ..exceptions import (
     IntegrationsDatabaseError,
     IntegrationsError,
@@ -270,7 +270,7 @@ def limited_for(row: UsersIntegrations | None, provider: str) -> int:
     until: datetime | None = getattr(row, f"{provider}_limited_until", None)
     if row is None or until is None:
         return 0
-    left = until - row.read_at
+    left = until - read_at(row)
     if not timedelta() < left <= LIMIT_LASTS + MAY_WAIT:  # as in clock.over
         return 0
     return max(1, round(left.total_seconds()))

@@ -10,6 +10,7 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from ..clock import read_at
 from ..exceptions import (
     ApplicationInactive,
     AthleteLimitReached,
@@ -128,7 +129,7 @@ def health_message(
         message = str(_LIMITED[provider])
         # It may be another athlete who ran into the limit of an app that they share.
         due_at = getattr(row, f"{provider}_sync_due_at")
-        left = round((due_at - row.read_at).total_seconds()) if due_at else 0
+        left = round((due_at - read_at(row)).total_seconds()) if due_at else 0
         seconds = _rows.limited_for(row, provider) or max(0, left)
     if not seconds:
         return f"{message} {_TRYING_AGAIN if retried else _TRY_AGAIN}"

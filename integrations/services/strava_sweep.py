@@ -126,9 +126,10 @@ class _Sweep:
             strava_token_expires_at__lt=later(self.within),
             strava_refresh_token__isnull=False,
         )
+        if self.started is None:
+            return rows
         # A clock that was set back may have left a time that is still to come.
-        since = self.started and Q(strava_refreshed_at__range=(self.started, Now()))
-        return rows.exclude(since) if since else rows
+        return rows.exclude(strava_refreshed_at__range=(self.started, Now()))
 
     def claimed(self) -> Iterator[Claim]:
         """Claim rows, as many at a time as there are workers.
