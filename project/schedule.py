@@ -26,9 +26,8 @@ from django.db import DatabaseError, close_old_connections, connection
 from django.db.models.functions import Now
 from django.tasks import TaskResultStatus
 
-from integrations.clock import later
-
 from integrations import ending
+from integrations.clock import later
 
 logger = logging.getLogger("project.schedule")
 
