@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread, local
 from typing import Any
 
@@ -19,14 +20,17 @@ import urllib3.connection
 from pydantic import BaseModel
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.util.connection import allowed_gai_family, create_connection
 from urllib3.util.ssltransport import SSLTransport
 
 from .exceptions import InvalidProviderReply, ProviderError, ProviderUnavailable
 
 logger = logging.getLogger("integrations.http")
 
-CONNECT_TIMEOUT = 3  # seconds
-READ_TIMEOUT = 10  # seconds, for the whole answer: a slow drip must not hold a worker
+# Seconds. Both together are one try's deadline, which has to lie within a lease on a token.
+CONNECT_TIMEOUT = 6  # for the name and all of its addresses together; nothing is sent before
+READ_TIMEOUT = 10  # for the whole answer: a slow drip must not hold a worker
 MAX_BODY = 1024 * 1024  # bytes; the largest honest answer is a few kilobytes
 
 
@@ -51,7 +55,8 @@ class _Watch:
         while isinstance(plain, SSLTransport):  # TLS inside a proxy's TLS
             plain = plain.socket
         with suppress(OSError):
-            # Shut the plain socket: the reader is using the TLS object.
+            # Shut the plain socket: the reader is using the TLS object. What has come already can
+            # still be read.
             socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
@@ -60,61 +65,141 @@ class _Watchdog:
 
     A socket's timeout is for one read. A head, a chunk size, trailers or empty gzip blocks that
     come at a byte a second never reach it, and would hold a worker and a token's lease for hours.
-    One thread serves all connections.
+
+    Time is counted in the watchdog's own steps, not by the clock. Whoever sleeps for twelve seconds
+    (a stopped process, a suspended machine) has not listened meanwhile: that is not the provider's
+    silence, and its answer may carry the only pair of tokens that still works. One thread serves
+    all connections.
     """
 
+    STEP = 0.25
+
     def __init__(self) -> None:
+        self.now = 0.0  # seconds in which this process was awake
         self._lock = Lock()
-        self._watches: set[_Watch] = set()
+        self._watches: dict[Any, _Watch] = {}  # by socket
         self._current = local()
         self._thread: Thread | None = None
 
     @contextmanager
     def watch(self) -> Iterator[_Watch]:
         """Watch this thread's requests within the block, each from `begin` on."""
+        with self._lock:
+            if self._thread is None:  # not in `begin`: once a request is out, nothing may fail
+                self._thread = Thread(target=self._run, name="http-watchdog", daemon=True)
+                self._thread.start()
         watch = self._current.watch = _Watch()
         try:
             yield watch
         finally:
             self._current.watch = None
             with self._lock:
-                self._watches.discard(watch)
+                if self._watches.get(watch.socket) is watch:
+                    del self._watches[watch.socket]
 
-    def begin(self, sock: Any) -> _Watch:
-        """Start the answer's time limit, once the request has been sent."""
+    def begin(self, sock: Any, seconds: float | None = None) -> _Watch:
+        """Start a time limit anew; without `seconds`, that of the answer to what was just sent."""
         watch: _Watch = self._current.watch
-        watch.socket = sock
-        watch.deadline = time.monotonic() + READ_TIMEOUT
         with self._lock:
-            self._watches.add(watch)
-            if self._thread is None:
-                self._thread = Thread(target=self._run, name="http-watchdog", daemon=True)
-                self._thread.start()
+            if self._watches.get(watch.socket) is watch:
+                del self._watches[watch.socket]
+            watch.socket, watch.late = sock, False
+            watch.deadline = self.now + (READ_TIMEOUT if seconds is None else seconds)
+            self._watches[sock] = watch
         return watch
+
+    def end(self, sock: Any) -> None:
+        """Forget whoever used a connection before: it has its answer, and may not cut ours."""
+        with self._lock:
+            self._watches.pop(sock, None)
 
     def _run(self) -> None:
         while True:
-            time.sleep(0.25)
-            now = time.monotonic()
+            time.sleep(self.STEP)
             with self._lock:
-                late = [watch for watch in self._watches if watch.deadline < now]
-                for watch in late:
-                    self._watches.discard(watch)
+                self.now += self.STEP
+                for watch in [w for w in self._watches.values() if w.deadline < self.now]:
+                    del self._watches[watch.socket]
                     watch.hang_up()
 
 
 class _Watched:
-    """A connection whose answers are under the watchdog's time limit."""
+    """A connection that is made in time, and whose answers are under the watchdog's limit."""
 
     sock: Any
+    timeout: Any
+    _dns_host: str
+    port: int
+    source_address: Any
+    socket_options: Any
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that answers.
+
+        urllib3 would wait for the name without a limit, and for each of its addresses anew. Here
+        each gets its share of the time that is left.
+        """
+        deadline = watchdog.now + CONNECT_TIMEOUT
+        failure: Exception = TimeoutError()
+        addresses = _addresses(self._dns_host, self.port, deadline)
+        for number, (*_, address) in enumerate(addresses):
+            if (left := deadline - watchdog.now) <= 0:
+                break
+            try:
+                sock = create_connection(
+                    address[:2],
+                    left / (len(addresses) - number),
+                    self.source_address,
+                    self.socket_options,
+                )
+            except OSError as exc:
+                failure = exc
+                continue
+            # For TLS, whose handshake Python limits as a whole, and for a proxy's first answer.
+            left = max(deadline - watchdog.now, watchdog.STEP)
+            sock.settimeout(left)
+            watchdog.begin(sock, left)
+            return sock
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, "no connection in time") from failure
+        raise NewConnectionError(self, "no connection") from failure  # type: ignore[arg-type]
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        watchdog.end(self.sock)
+        self.sock.settimeout(self.timeout)  # for each write
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            watchdog.end(self.sock)
+        super().request(*args, **kwargs)  # type: ignore[misc]
 
     def getresponse(self) -> Any:
-        watch = _watchdog.begin(self.sock)
-        response = super().getresponse()  # type: ignore[misc]
-        if watch.late:  # a head cut off looks like a whole one
-            response.close()
-            raise TimeoutError
-        return response
+        watchdog.begin(self.sock)
+        return super().getresponse()  # type: ignore[misc]
+
+
+def _addresses(host: str, port: int, deadline: float) -> list[Any]:
+    """What getaddrinfo says. It takes as long as it likes, so a thread of its own waits for it.
+
+    Raises OSError.
+    """
+    answer: SimpleQueue[Any] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM))
+        except Exception as exc:
+            answer.put(exc)
+
+    Thread(target=ask, name="http-resolver", daemon=True).start()
+    while (left := deadline - watchdog.now) > 0:
+        with suppress(Empty):
+            found = answer.get(timeout=left)
+            if isinstance(found, Exception):
+                raise OSError("the name is not known") from found
+            return list(found)
+    raise TimeoutError("the name was not found in time")
 
 
 class _HTTPConnection(_Watched, urllib3.connection.HTTPConnection):
@@ -133,6 +218,9 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
 class TooLong(requests.RequestException):
     """An answer of more than MAX_BODY bytes."""
 
@@ -142,13 +230,25 @@ class DeadlineAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):  # whose connections are of another kind
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
 
     def send(  # type: ignore[override]
-        self, request: requests.PreparedRequest, stream: bool = False, **kwargs: Any
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        **kwargs: Any,
     ) -> requests.Response:
-        with _watchdog.watch() as watch:
-            response = super().send(request, stream=True, **kwargs)
+        # No timeout of the socket's for reading: it would go on while this process sleeps.
+        limits = (READ_TIMEOUT if timeout is None else timeout, None)
+        with watchdog.watch() as watch:
+            response = super().send(request, stream=True, timeout=limits, **kwargs)
             body = b""
             try:
                 # read1, because iter_content returns a slow body only once it is whole.
@@ -156,8 +256,10 @@ class DeadlineAdapter(HTTPAdapter):
                     body += chunk
                     if len(body) > MAX_BODY:
                         raise TooLong
-                # Only its length or its last chunk shows whether it was cut off.
-                if watch.late and not response.raw.chunked:
+                # An answer that came whole is never late. Its length or its last chunk shows
+                # whether it did; without them, only that nobody has cut it off.
+                is_known = response.raw.chunked or response.raw.length_remaining is not None
+                if watch.late and not is_known:
                     raise requests.ReadTimeout
             except OSError:
                 response.raw.close()
@@ -170,7 +272,7 @@ class DeadlineAdapter(HTTPAdapter):
         return response
 
 
-_watchdog = _Watchdog()
+watchdog = _Watchdog()
 # One connection pool per process. No `requests.Session` around it: a session would keep one
 # athlete's cookies for the next one's request, follow redirects with credentials in hand, let a
 # ~/.netrc entry replace our Authorization header, and cost a sweep a fifth of its time.
@@ -186,8 +288,8 @@ _HEADERS = {
 
 def _forget_connections() -> None:
     """A forked child must not talk on its parent's connections."""
-    global _adapter, _watchdog
-    _adapter, _watchdog = DeadlineAdapter(pool_maxsize=64, max_retries=0), _Watchdog()
+    global _adapter, watchdog
+    _adapter, watchdog = DeadlineAdapter(pool_maxsize=64, max_retries=0), _Watchdog()
 
 
 os.register_at_fork(after_in_child=_forget_connections)
@@ -234,7 +336,6 @@ class ProviderClient:
         try:
             response = _adapter.send(
                 request,
-                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
                 verify=_VERIFY,
                 proxies=_proxies(url[: url.index("/", 8)]),
             )
