@@ -226,7 +226,10 @@ class TooLong(requests.RequestException):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Limits the time and size of a whole answer; requests limits only each read of it."""
+    """Limits the time and size of a whole answer; requests limits only each read of it.
+
+    Nor does a session follow a redirect then, which would carry credentials to another host.
+    """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -267,6 +270,7 @@ class DeadlineAdapter(HTTPAdapter):
             except urllib3.exceptions.HTTPError as exc:
                 response.raw.close()
                 raise requests.ConnectionError(exc) from exc
+        response.headers.pop("Location", None)
         response._content = body
         response._content_consumed = True  # type: ignore[attr-defined]
         return response

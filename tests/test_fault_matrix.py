@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import SimpleNamespace
 
-import curl_cffi.requests
 import pytest
-import requests
 from django.urls import reverse
 from django.utils import timezone
 from urllib3.util.ssltransport import SSLTransport
@@ -56,6 +54,8 @@ ANSWERS = (
     "empty",
     "half_json",
     "wrong_types",
+    "flood",
+    "redirect",
     "429",
     "401_client",
     "403_inactive",
@@ -99,6 +99,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "none", "athlete"),
         "half_json": Cell("invalid_provider_reply", "none", "athlete"),
         "wrong_types": Cell("invalid_provider_reply", "none", "athlete"),
+        "flood": Cell("invalid_provider_reply", "none", "athlete"),
+        "redirect": Cell("invalid_provider_reply", "none", "athlete"),
         "429": Cell("rate_limited", "none", "athlete"),
         "401_client": Cell("invalid_client", "none", "athlete"),
         "403_inactive": Cell("application_inactive", "none", "athlete"),
@@ -117,6 +119,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "kept", "athlete"),
         "half_json": Cell("invalid_provider_reply", "kept", "athlete"),
         "wrong_types": Cell("invalid_provider_reply", "kept", "athlete"),
+        "flood": Cell("invalid_provider_reply", "kept", "athlete"),
+        "redirect": Cell("invalid_provider_reply", "kept", "athlete"),
         "429": Cell("rate_limited", "kept", "athlete"),
         "401_client": Cell("invalid_client", "kept", "athlete"),
         "403_inactive": Cell("application_inactive", "kept", "athlete"),
@@ -136,6 +140,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "kept", "backoff"),
         "half_json": Cell("invalid_provider_reply", "kept", "backoff"),
         "wrong_types": Cell("invalid_provider_reply", "kept", "backoff"),
+        "flood": Cell("invalid_provider_reply", "kept", "backoff"),
+        "redirect": Cell("invalid_provider_reply", "kept", "backoff"),
         "429": Cell("rate_limited", "kept", "backoff", then="rate_limited"),
         "401_client": Cell("invalid_client", "kept", "backoff"),
         "403_inactive": Cell("application_inactive", "kept", "backoff"),
@@ -154,6 +160,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "kept", "backoff"),
         "half_json": Cell("invalid_provider_reply", "kept", "backoff"),
         "wrong_types": Cell("invalid_provider_reply", "kept", "backoff"),
+        "flood": Cell("invalid_provider_reply", "kept", "backoff"),
+        "redirect": Cell("invalid_provider_reply", "kept", "backoff"),
         "429": Cell("rate_limited", "kept", "backoff"),
         "401_client": Cell("invalid_client", "kept", "backoff"),
         "403_inactive": Cell("application_inactive", "kept", "backoff"),
@@ -172,6 +180,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "kept", "sync"),
         "half_json": Cell("invalid_provider_reply", "kept", "sync"),
         "wrong_types": Cell("invalid_provider_reply", "kept", "sync"),
+        "flood": Cell("invalid_provider_reply", "kept", "sync"),
+        "redirect": Cell("invalid_provider_reply", "kept", "sync"),
         "429": Cell("rate_limited", "kept", "sync", then="rate_limited"),
         "401_client": Cell("invalid_client", "kept", "sync"),
         "403_inactive": Cell("application_inactive", "kept", "sync"),
@@ -192,6 +202,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("no brand", "kept", "sync", calls=4),
         "half_json": Cell("no brand", "kept", "sync", calls=4),
         "wrong_types": Cell("no brand", "kept", "sync", calls=4),
+        "flood": Cell("no brand", "kept", "sync", calls=4),
+        "redirect": Cell("no brand", "kept", "sync", calls=4),
         "429": Cell("no brand", "kept", "sync", then="rate_limited"),
         "401_client": Cell("no brand", "kept", "sync", calls=4),
         "403_inactive": Cell("no brand", "kept", "sync", calls=4),
@@ -211,6 +223,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("disconnected", "ended", "nobody", then="not_linked"),
         "half_json": Cell("disconnected", "ended", "nobody", then="not_linked"),
         "wrong_types": Cell("disconnected", "ended", "nobody", then="not_linked"),
+        "flood": Cell("not told", "ended", "nobody", then="not_linked"),
+        "redirect": Cell("not told", "ended", "nobody", then="not_linked"),
         "429": Cell("not told", "ended", "nobody", then="not_linked"),
         "401_client": Cell("not told", "ended", "nobody", then="not_linked"),
         "403_inactive": Cell("not told", "ended", "nobody", then="not_linked"),
@@ -229,6 +243,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "kept", "backoff"),
         "half_json": Cell("invalid_provider_reply", "kept", "backoff"),
         "wrong_types": Cell("invalid_provider_reply", "kept", "backoff"),
+        "flood": Cell("invalid_provider_reply", "kept", "backoff"),
+        "redirect": Cell("invalid_provider_reply", "kept", "backoff"),
         "429": Cell("rate_limited", "kept", "backoff"),
         "401_client": Cell("invalid_client", "kept", "backoff"),
         "403_inactive": Cell("application_inactive", "kept", "backoff"),
@@ -249,6 +265,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "none", "athlete"),
         "half_json": Cell("invalid_provider_reply", "none", "athlete"),
         "wrong_types": Cell("invalid_provider_reply", "none", "athlete"),
+        "flood": Cell("invalid_provider_reply", "none", "athlete"),
+        "redirect": Cell("invalid_provider_reply", "none", "athlete"),
         "429": Cell("rate_limited", "none", "athlete"),
         "401_client": NOT_GARMINS,
         "403_inactive": Cell("rate_limited", "none", "athlete", calls=5),
@@ -269,6 +287,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "none", "code", calls=2),
         "half_json": Cell("invalid_provider_reply", "none", "code", calls=2),
         "wrong_types": Cell("invalid_provider_reply", "none", "code", calls=2),
+        "flood": Cell("provider_unavailable", "none", "code", calls=2),
+        "redirect": Cell("invalid_provider_reply", "none", "code", calls=2),
         "429": Cell("rate_limited", "none", "code", calls=2),
         "401_client": NOT_GARMINS,
         "403_inactive": Cell("rate_limited", "none", "code", calls=2),
@@ -289,6 +309,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("sign_in_unfinished", "none", "athlete", calls=4),
         "half_json": Cell("sign_in_unfinished", "none", "athlete", calls=4),
         "wrong_types": Cell("sign_in_unfinished", "none", "athlete"),
+        "flood": Cell("sign_in_unfinished", "none", "athlete", calls=3),
+        "redirect": Cell("sign_in_unfinished", "none", "athlete", calls=4),
         "429": Cell("sign_in_unfinished", "none", "athlete", calls=3),
         "401_client": Cell("sign_in_unfinished", "none", "athlete", calls=4),
         "403_inactive": Cell("sign_in_unfinished", "none", "athlete", calls=4),
@@ -307,6 +329,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "kept", "backoff"),
         "half_json": Cell("invalid_provider_reply", "kept", "backoff"),
         "wrong_types": Cell("invalid_provider_reply", "kept", "backoff"),
+        "flood": Cell("invalid_provider_reply", "kept", "backoff"),
+        "redirect": Cell("invalid_provider_reply", "kept", "backoff"),
         "429": Cell("rate_limited", "kept", "backoff", then="rate_limited"),
         "401_client": Cell("invalid_provider_reply", "kept", "backoff"),
         "403_inactive": Cell("invalid_provider_reply", "kept", "backoff"),
@@ -326,6 +350,8 @@ MATRIX: dict[str, dict[str, Cell | str]] = {
         "empty": Cell("invalid_provider_reply", "kept", "sync"),
         "half_json": Cell("invalid_provider_reply", "kept", "sync"),
         "wrong_types": Cell("invalid_provider_reply", "kept", "sync"),
+        "flood": Cell("invalid_provider_reply", "kept", "sync"),
+        "redirect": Cell("invalid_provider_reply", "kept", "sync"),
         "429": Cell("rate_limited", "kept", "sync", then="rate_limited"),
         "401_client": Cell("invalid_provider_reply", "renewed", "sync", calls=2),
         "403_inactive": Cell("invalid_provider_reply", "kept", "sync"),
@@ -680,17 +706,9 @@ def nobody():
 
 
 def become_impatient(patch):
-    """Every timeout towards a provider is half a second, the Garmin library's too."""
+    """Every deadline of a provider is half a second, the Garmin library's too."""
     patch.setattr("integrations.http.READ_TIMEOUT", TIMEOUT)
     patch.setattr("integrations.http.CONNECT_TIMEOUT", TIMEOUT)
-    for session in (requests.Session, curl_cffi.requests.Session):
-
-        def hurried(self, *args, _ask=session.request, **more):
-            if isinstance(more.get("timeout"), int | float):
-                more["timeout"] = TIMEOUT
-            return _ask(self, *args, **more)
-
-        patch.setattr(session, "request", hurried)
 
 
 @pytest.fixture

@@ -30,8 +30,9 @@ from ..exceptions import (
     IntegrationsDatabaseError,
     InvalidSession,
 )
-from ..http import DeadlineAdapter, TooLong
+from ..http import TooLong
 from ..numbers import number
+from .sessions import bind
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -90,6 +91,12 @@ def library() -> ModuleType:
     return garminconnect
 
 
+def _client(garminconnect: ModuleType, is_cn: bool) -> Any:
+    garmin = garminconnect.Garmin(is_cn=is_cn)
+    bind(garminconnect.client, garmin.client)
+    return garmin
+
+
 def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
     """Sign in with a password, which Garmin's sign-in judges at most once.
 
@@ -99,7 +106,7 @@ def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
     not check the password.
     """
     garminconnect = library()
-    client = garminconnect.Garmin(is_cn=is_cn).client
+    client = _client(garminconnect, is_cn).client
     watch = Watch(garminconnect, client)
     try:
         # Not Garmin.login(), which guesses statuses from messages.
@@ -117,7 +124,7 @@ def answer_mfa(client_state: dict[str, Any], code: str, is_cn: bool) -> Session:
     code.
     """
     garminconnect = library()
-    client = garminconnect.Garmin(is_cn=is_cn).client
+    client = _client(garminconnect, is_cn).client
     watch = Watch(garminconnect, client)
     try:
         client.resume_login(client_state, code)
@@ -133,7 +140,7 @@ def refresh(session: Session) -> Session:
     help.
     """
     garminconnect = library()
-    client = garminconnect.Garmin(is_cn=session.is_cn).client
+    client = _client(garminconnect, session.is_cn).client
     _load(garminconnect, client, session)
     # `_refresh_session` swallows its errors; only this text says what they were.
     answers: list[Any] = []
@@ -162,7 +169,7 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     for a new one before every call.
     """
     garminconnect = library()
-    garmin: Garmin = garminconnect.Garmin(is_cn=session.is_cn)
+    garmin: Garmin = _client(garminconnect, session.is_cn)
     client: Any = garmin.client
     renew_at = math.inf
 
@@ -174,10 +181,6 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
 
     load(session)
     client._token_expires_soon = lambda: time.monotonic() > renew_at
-    api_session: Any = getattr(client, "_api_session", None)
-    if api_session is not None:
-        for scheme in ("https://", "http://"):  # the library limits only single reads
-            api_session.mount(scheme, DeadlineAdapter(pool_maxsize=20))
 
     def refresh_session() -> None:
         with client._token_lock:
@@ -246,8 +249,10 @@ def _status_of(exc: Exception) -> int | None:
 
 def _translate_refresh(answer: Any, exc: Exception) -> GarminConnectError:
     status = getattr(answer, "status_code", None)
-    if status is None or status >= 500:
-        error: GarminConnectError = GarminConnectUnavailable(provider_status=status)
+    if isinstance(exc, TooLong):
+        error: GarminConnectError = GarminConnectInvalidReply()
+    elif status is None or status >= 500:
+        error = GarminConnectUnavailable(provider_status=status)
     elif status == 429:
         error = GarminConnectRateLimited(provider_status=status, retry_after=3600)
     elif status in (400, 401) and _oauth_error(answer) == "invalid_grant":

@@ -16,7 +16,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
+import requests
+
+from .. import http
 from ..exceptions import (
     AccountLocked,
     ActionRequired,
@@ -30,6 +34,7 @@ from ..exceptions import (
     LoginExpired,
     SignInUnfinished,
 )
+from .sessions import bounded
 
 logger = logging.getLogger("integrations.garminconnect")
 
@@ -38,6 +43,9 @@ _SKIPPED_WAYS = frozenset({"portal+cffi", "portal+requests"})
 # Seconds before the ticket is presented again, and the limit for all tries together.
 TICKET_PAUSES: tuple[float, ...] = (1, 4)
 _TICKET_PATIENCE = 20
+# Seconds, awake, after which a sign-in asks for nothing more. Where all goes well it takes five.
+PATIENCE = 60
+_HOPS = 3
 
 # By `responseStatus.type`. Any other type means that Garmin wants something of the athlete first.
 _ERRORS: dict[str, type[GarminConnectError]] = {
@@ -81,6 +89,7 @@ class Watch:
     def __init__(self, garminconnect: ModuleType, client: Any) -> None:
         # The only error after which the library tries no other way.
         self._stop = garminconnect.GarminConnectAuthenticationError
+        self._give_up = http.watchdog.now + PATIENCE
         self._is_code = False
         self._asked = False
         self._accepted = False
@@ -145,10 +154,11 @@ class Watch:
         """A session whose answers are judged. None is started once Garmin has accepted."""
         if self._accepted:
             raise self._stop("stopped")
-        ask = session.request
+        ask = bounded(session).request
 
         def request(method: str, url: str, **options: Any) -> Any:
-            if self._verdict is not None:  # the library's other address for a code
+            # The library has another address for a code, and many ways in.
+            if self._verdict is not None or http.watchdog.now > self._give_up:
                 raise self._stop("stopped")
             is_secret = method == "POST" and not self._accepted
             if is_secret and hasattr(session, "curl_options"):
@@ -159,14 +169,24 @@ class Watch:
             self._asked, self._status, self._said = True, None, "-"
             try:
                 answer = ask(method, url, **options)
+                for _ in range(_HOPS):
+                    if (page := _next_page(method, answer)) is None:
+                        break
+                    answer = ask("GET", page, headers={"Referer": url})
             except Exception as exc:
                 self._said = type(exc).__name__
                 if not is_secret or self._is_code:
                     raise
-                self._conclude(GarminConnectUnavailable())
+                is_answer = isinstance(exc, http.TooLong)
+                self._conclude(
+                    (GarminConnectInvalidReply if is_answer else GarminConnectUnavailable)()
+                )
             self._status = answer.status_code
             if is_secret:
                 self._judge(answer, is_page=options.get("json") is None)
+            elif 300 <= self._status < 400:
+                # No password is sent without the page before it: there are other ways in.
+                raise requests.TooManyRedirects
             return answer
 
         session.request = request
@@ -216,6 +236,17 @@ class Watch:
             raise self._stop("stopped")
 
         return token_post
+
+
+def _next_page(method: str, answer: Any) -> str | None:
+    """The page that a redirect leads to, if nothing that was typed goes there, nor a cookie that
+    another host could see."""
+    statuses = (301, 302, 303, 307, 308) if method == "GET" else (301, 302, 303)
+    where = answer.headers.get("Location")
+    if answer.status_code not in statuses or not where:
+        return None
+    page = urljoin(answer.url, where)
+    return page if urlsplit(page)[:2] == urlsplit(answer.url)[:2] else None
 
 
 def _read_json(answer: Any) -> tuple[int, str]:

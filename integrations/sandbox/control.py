@@ -32,6 +32,7 @@ def urlpatterns(providers: Providers) -> list[URLPattern]:
         path("_sandbox/state", own(state)),
         path("_sandbox/faults", own(faults)),
         path("_sandbox/reset", own(reset)),
+        path("_sandbox/elsewhere/<slug:provider>", partial(elsewhere, providers)),
         path("_sandbox/<slug:provider>/<slug:action>", own(act)),
     ]
 
@@ -137,6 +138,13 @@ def reset(providers: Providers, request: HttpRequest) -> HttpResponse:
     for provider in providers.values():
         provider.reset()
     return JsonResponse({"reset": list(providers)})
+
+
+def elsewhere(providers: Providers, request: HttpRequest, provider: str) -> HttpResponse:
+    """Where the fault "redirect" leads: no control, so anyone may come here."""
+    if provider not in providers:
+        return _problem("no such provider", status=404)
+    return providers[provider].stray(request)
 
 
 def act(providers: Providers, request: HttpRequest, provider: str, action: str) -> HttpResponse:

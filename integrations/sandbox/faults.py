@@ -6,6 +6,7 @@ something to the connection that carries it.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ FAULTS: dict[str, str] = {
     "empty": "200 with an empty body",
     "half_json": "200 with JSON that stops in the middle",
     "wrong_types": "200 with JSON in which every field has the wrong type",
+    "flood": "200 with JSON of 400 MB",
+    "redirect": "307 to another host, which takes whatever comes",
     "429": "rate limit exceeded",
     "401_client": "the application's credentials are refused",
     "403_inactive": "the application is inactive",
@@ -46,6 +49,8 @@ _WRONG_TYPES = (
     b' "firstname": 1, "bikes": {"b": true}, "shoes": 7, "name": {}, "distance": "far",'
     b' "brand_name": [], "errors": 1, "message": null, "callback_url": 3}'
 )
+
+_FLOOD = 400_000_000
 
 
 class ConnectionReset(Exception):
@@ -139,8 +144,11 @@ class Faults:
         fault: Fault,
         answer: Callable[[], HttpResponseBase],
         canned: Callable[[str], HttpResponse],
+        elsewhere: str,
     ) -> HttpResponseBase:
         """Answer with the fault. `answer` processes the request, `canned` knows the provider.
+
+        `elsewhere` is where a redirect leads.
 
         Raises ConnectionReset or ConnectionClosed if there is to be no answer.
         """
@@ -169,8 +177,19 @@ class Faults:
                 return HttpResponse(body, content_type="application/json")
             case "wrong_types":
                 return HttpResponse(_WRONG_TYPES, content_type="application/json")
+            case "flood":
+                return self._flood()
+            case "redirect":
+                return HttpResponse(status=307, headers={"Location": elsewhere})
             case name:
                 return canned(name)
+
+    def _flood(self) -> HttpResponseBase:
+        piece = b" " * 50_000
+        pieces = itertools.chain([b"{"], itertools.repeat(piece, _FLOOD // len(piece)), [b"}"])
+        response = StreamingHttpResponse(pieces, content_type="application/json")
+        response["Content-Length"] = str(_FLOOD + 2)
+        return response
 
     def _drip(self, response: HttpResponseBase, seconds: float) -> HttpResponseBase:
         """Send a normal answer so slowly that no single read of it ever times out."""

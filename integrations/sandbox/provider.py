@@ -161,12 +161,26 @@ class Provider:
 
             with self._lock:
                 record.update(details, fault=fault.name if fault else None)
-            response = self.faults.perform(fault, process, self.canned) if fault else process()
+            if fault:
+                response = self.faults.perform(
+                    fault, process, self.canned, self._elsewhere(request)
+                )
+            else:
+                response = process()
             with self._lock:
                 record["status"] = response.status_code
             return response
 
         return answer
+
+    def _elsewhere(self, request: HttpRequest) -> str:
+        return f"http://localhost:{request.get_port()}/_sandbox/elsewhere/{self.name}"
+
+    def stray(self, request: HttpRequest) -> HttpResponse:
+        """Take what a redirect has led to another host. Counted among the calls as "elsewhere"."""
+        with self._lock:
+            self._calls["elsewhere"] += 1
+        return HttpResponse(b"{}", content_type="application/json")
 
     def _amended(self, endpoint: str, response: HttpResponseBase) -> HttpResponseBase:
         edit = self._amendments.get(endpoint)

@@ -41,7 +41,6 @@ class GarminConnectTokenKeeper(TokenKeeper[Session]):
     dead = InvalidSession
     errors = GarminConnectError
     unavailable = GarminConnectUnavailable
-    lease = 50  # the library gives Garmin 30 seconds
 
     def is_fresh(self, row: UsersIntegrations) -> bool:
         if not row.has_secret("garminconnect_oauth2"):

@@ -71,6 +71,26 @@ def test_no_fault_is_left_untested():
     assert [name for name in FAULTS if f'"{name}"' not in here] == []
 
 
+def test_a_flood_is_of_400_megabytes_and_nothing_is_processed(refresh, strava, pair):
+    strava.fail("token", "flood", times=1)
+
+    with refresh(stream=True) as response:
+        assert response.status_code == 200
+        assert int(response.headers["Content-Length"]) > 400_000_000
+        assert response.raw.read(3) == b"{  "
+    assert strava.is_alive(pair["refresh_token"])
+
+
+def test_a_redirect_leads_to_another_host_with_everything(refresh, strava, pair):
+    strava.fail("token", "redirect")
+
+    assert refresh(allow_redirects=False).headers["Location"].startswith("http://localhost:")
+    assert strava.calls["elsewhere"] == 0
+    assert refresh().json() == {}
+    assert strava.calls["elsewhere"] == 1
+    assert strava.is_alive(pair["refresh_token"])
+
+
 def test_half_json_cannot_be_parsed(refresh, strava):
     strava.fail("token", "half_json")
 
