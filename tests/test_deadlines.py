@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import select
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
+from datetime import timedelta
 
+import curl_cffi
 import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from django.contrib.auth import get_user_model
+from django.utils import timezone
 
 from integrations import http, services
 from integrations.exceptions import ProviderUnavailable
+from integrations.garminconnect.sessions import bounded
 from integrations.models import LinkStatus
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
+from integrations.sandbox.strava import ALICE
 from integrations.services import garminconnect, strava_authorization, strava_sweep, strava_tokens
 
 from .conftest import row_of
@@ -219,6 +231,84 @@ def test_an_answer_that_came_whole_is_never_late(asks, sandbox, monkeypatch):
 
     monkeypatch.setattr(http.watchdog, "begin", begin_late)
     asks(sandbox.url)
+
+
+@pytest.fixture
+def tls(tmp_path, monkeypatch):
+    """Serve one answer over TLS: what comes at once, and the rest a byte at a time."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = timezone.now()
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "both.pem"
+    pem = serialization.Encoding.PEM
+    path.write_bytes(
+        key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + certificate.public_bytes(pem)
+    )  # fmt: skip
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+    monkeypatch.setattr(http, "_VERIFY", str(path))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+
+    @contextlib.contextmanager
+    def serve(at_once, rest=b""):
+        server = socket.create_server(("127.0.0.1", 0))
+
+        def answer():
+            plain, _ = server.accept()
+            with contextlib.suppress(OSError), context.wrap_socket(plain, True) as connection:
+                connection.recv(65536)
+                connection.sendall(at_once)
+                for byte in rest:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield f"https://localhost:{server.getsockname()[1]}"
+        finally:
+            thread.join()
+            server.close()
+
+    return serve
+
+
+@pytest.mark.parametrize("at_once", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"])
+def test_over_tls_a_drip_is_cut_too(asks, tls, at_once):
+    drip = b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 200
+    with tls(at_once, drip) as address, pytest.raises(ProviderUnavailable):
+        asks(address)
+    started = time.monotonic()
+    with tls(at_once, drip) as address:
+        with pytest.raises((curl_cffi.CurlError, requests.ReadTimeout)):
+            bounded(curl_cffi.Session(impersonate="chrome")).get(address)
+        assert time.monotonic() - started < 3
+
+
+def test_over_tls_an_answer_that_came_whole_is_never_late(asks, tls, strava, monkeypatch):
+    begin = http.watchdog.begin
+
+    def begin_late(sock, *seconds):
+        watch = begin(sock, *seconds)
+        if isinstance(sock, ssl.SSLSocket):
+            select.select([sock], [], [])
+            time.sleep(0.1)
+            watch.hang_up()
+        return watch
+
+    monkeypatch.setattr(http.watchdog, "begin", begin_late)
+    pair = json.dumps(strava.issue_tokens(ALICE)).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(pair), pair)
+    with tls(answer) as address:
+        asks(address)
 
 
 def test_whoever_used_a_connection_before_cannot_cut_it():

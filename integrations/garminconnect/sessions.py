@@ -60,6 +60,8 @@ def bounded(session: Any) -> Any:
 
         session.curl_options |= {
             CurlOpt.CONNECTTIMEOUT_MS: int(http.CONNECT_TIMEOUT * 1000),
+            # On a reused connection, libcurl may send a request twice by itself.
+            CurlOpt.FRESH_CONNECT: int(method == "POST"),
             CurlOpt.VERBOSE: 1,
             CurlOpt.DEBUGFUNCTION: listen,
         }

@@ -161,11 +161,6 @@ class Watch:
             if self._verdict is not None or http.watchdog.now > self._give_up:
                 raise self._stop("stopped")
             is_secret = method == "POST" and not self._accepted
-            if is_secret and hasattr(session, "curl_options"):
-                # On a reused connection, libcurl may send a request twice by itself.
-                from curl_cffi import CurlOpt
-
-                session.curl_options[CurlOpt.FRESH_CONNECT] = 1
             self._asked, self._status, self._said = True, None, "-"
             try:
                 answer = ask(method, url, **options)
