@@ -58,6 +58,7 @@ def jobs() -> list[Job]:
             services.forget_abandoned_authorizations,
         )
     ]
+    found.append(Job(forget_dead_sessions.__name__, forget_dead_sessions, timedelta(hours=1)))
     found += [
         Job(task.name, task.enqueue, every)
         for task, every in (
@@ -73,6 +74,11 @@ def jobs() -> list[Job]:
             Job("forget_finished_tasks", forget_finished_tasks, timedelta(days=1)),
         ]
     return found
+
+
+def forget_dead_sessions() -> None:
+    """Delete sessions that have expired, which Django otherwise keeps forever."""
+    call_command("clearsessions")
 
 
 class WorkerLost(Exception):

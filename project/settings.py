@@ -243,6 +243,7 @@ SECURE_CSP = {
     "frame-ancestors": [CSP.NONE],
 }
 X_FRAME_OPTIONS = "DENY"
+SESSION_ENGINE = "project.sessions"
 # Lax, not Strict: the return from Strava is a cross-site navigation and needs the session.
 SESSION_COOKIE_SAMESITE = "Lax"
 # Not Strict: the return from Strava would set a new one and make other tabs' forms stale.

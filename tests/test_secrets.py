@@ -181,7 +181,7 @@ def test_a_crash_before_the_view_shows_no_code_that_is_still_good(
             error.add_note(f"password={secret}-token")
             raise error from exc
 
-    monkeypatch.setattr("django.contrib.sessions.backends.db.SessionStore.load", away)
+    monkeypatch.setattr("project.sessions.SessionStore.load", away)
     query = {"state": state, "code": code}
     raw = f"/integrations/strava/callback/?state={state}&code={code}"
     text = alice_client.get(

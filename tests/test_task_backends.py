@@ -388,6 +388,7 @@ def test_a_leader_that_loses_its_database_session_is_none_any_more(db):
 ITSELF = {
     "forget_dead_garminconnect_logins": timedelta(minutes=1),
     "forget_abandoned_authorizations": timedelta(minutes=1),
+    "forget_dead_sessions": timedelta(hours=1),
 }
 EVERY = {
     "confirm_due_strava_revocations": timedelta(minutes=5),
