@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 import pytest
@@ -16,6 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from integrations import services
+from integrations.fields import EncryptedTextField
 from integrations.models import (
     GarminConnectLogin,
     Gear,
@@ -250,6 +252,45 @@ def test_a_state_that_is_open_cannot_be_asked_for(alice, linked, admin):
     for lookup in ("strava_state", "strava_state__startswith", "strava_state__regex"):
         assert admin.get(LIST, {lookup: "s3cret"}).status_code == 400
     assert admin.get(LIST, {"strava_failures__gt": "0"}).status_code == 200
+
+
+def _odd_lookups():
+    for model in (UsersIntegrations, LinkEvent, Gear):
+        for field in model._meta.fields:
+            if isinstance(field, EncryptedTextField):
+                for comparison in ("", "__exact", "__isnull", "__contains", "__in", "__gt"):
+                    yield model, f"{field.name}{comparison}", "1"
+    for name in ("strava_error", "strava_scope", "strava_athlete_name"):
+        yield UsersIntegrations, name, "\0"
+        yield UsersIntegrations, f"{name}__regex", "("
+    yield UsersIntegrations, "strava_linked_at__year", "9999999999"
+    yield UsersIntegrations, "_to_field", "strava_token"
+    for model in (LinkEvent, Gear):
+        yield model, "provider", "\0"
+        yield model, "provider__iregex", "("
+        yield model, "user__users_integrations__strava_token__isnull", "1"
+        yield model, "user__users_integrations__strava_state__startswith", "s"
+        yield model, "user__password__startswith", "pbkdf2"
+
+
+def test_a_column_that_cannot_be_looked_up_is_refused_plainly(linked, admin):
+    looked_up = list(_odd_lookups())
+    assert len(looked_up) > 40
+    for model, lookup, value in looked_up:
+        url = reverse(f"admin:integrations_{model._meta.model_name}_changelist")
+        assert admin.get(url, {lookup: value}).status_code == 400, (lookup, value)
+    for order in ("strava_token", "-1.99", "1" * 50, "\0"):
+        assert admin.get(LIST, {"o": order}).status_code == 200
+
+
+def test_what_the_lists_offer_works(alice, linked, strava, admin):
+    services.sync_strava_gear(alice.pk)
+    for model in (UsersIntegrations, LinkEvent, Gear):
+        url = reverse(f"admin:integrations_{model._meta.model_name}_changelist")
+        offered = re.findall(r'href="(\?[^"]+)"', admin.get(url).content.decode())
+        assert len(offered) > 5
+        for query in offered:
+            assert admin.get(url + html.unescape(query)).status_code == 200, query
 
 
 @pytest.mark.django_db(transaction=True)
