@@ -256,6 +256,30 @@ def test_a_redirect_without_a_scope_granted_what_was_asked_for(alice, alice_clie
     assert row_of(alice).strava_scope == FULL
 
 
+@pytest.mark.parametrize(
+    ("asked", "said", "kept"),
+    [
+        ("read,profile:read_all", "read,profile:read_all,activity:write", FULL),
+        ("read,profile:read_all", "admin:all root <script>", ""),
+        (
+            "read,profile:read_all",
+            "profile:read_all profile:read_all,read",
+            "profile:read_all,read",
+        ),
+        # Strava's own truth: a lesser scope than the one asked for, and `read` unasked.
+        ("activity:read_all", "read,activity:read", "read,activity:read"),
+        ("activity:read", "read,activity:read_all", "read"),
+    ],
+)
+def test_a_redirect_cannot_claim_more_than_was_asked_for(
+    alice, alice_client, strava, settings, asked, said, kept
+):
+    settings.STRAVA_SCOPES = asked
+    state = begin(alice_client)["state"]
+    come_back(alice_client, state=state, code=strava.grant(ALICE), scope=said)
+    assert row_of(alice).strava_scope == kept
+
+
 # --- What Strava may answer ---------------------------------------------------------------------
 
 FAULTS = {

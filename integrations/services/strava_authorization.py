@@ -185,7 +185,7 @@ def _exchange(
 
     requested = conf.strava_scopes()
     # A redirect without a scope granted what was asked for (RFC 6749, section 5.1).
-    granted = requested if scope is None else _split(scope)
+    granted = requested if scope is None else _granted(scope, requested)
     try:
         replaced = strava.write_link(
             user_id,
@@ -324,6 +324,12 @@ def _shares_grant(client: StravaClient, tokens: StravaTokens) -> bool:
         return True  # unknown: their link is worth more than an unused token
 
 
-def _split(scope: str) -> list[str]:
-    """Strava separates scopes by commas, RFC 6749 by spaces; no scope has either inside."""
-    return list(dict.fromkeys(part for part in scope.replace(",", " ").split() if part))
+def _granted(scope: str, requested: list[str]) -> list[str]:
+    """The scopes of a redirect, as far as they can be true: the athlete's browser brings them.
+
+    Of what was requested the athlete may have left out some, or allowed the lesser one alone:
+    activity:read of activity:read_all. Strava adds `read` by itself. It separates scopes by commas,
+    RFC 6749 by spaces; no scope has either inside.
+    """
+    possible = {"read", *requested, *(each.removesuffix("_all") for each in requested)}
+    return [each for each in dict.fromkeys(scope.replace(",", " ").split()) if each in possible]
