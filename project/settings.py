@@ -102,10 +102,11 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    # Above all that answers by itself: a static file, a redirect or a refusal has the policy, too.
+    "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "project.middleware.known_hosts",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "project.middleware.only_utf8",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

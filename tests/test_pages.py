@@ -133,6 +133,22 @@ def test_pages_only_answer_to_get_and_are_never_cached(alice_client, strava, pat
     assert "no-store" in alice_client.get(path)["Cache-Control"]
 
 
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [
+        ("/static/integrations/integrations.css", "testserver", 200),
+        ("/static/admin/css/base.css", "testserver", 200),
+        ("/nowhere/", "testserver", 404),
+        ("/nowhere/", "evil.example", 400),
+    ],
+)
+def test_whatever_the_site_sends_has_its_policy(db, client, path, host, status):
+    response = client.get(path, headers={"host": host})
+    response.close()
+    assert response.status_code == status
+    assert "default-src 'none'" in response["Content-Security-Policy"]
+
+
 def test_the_policy_allows_nothing_inline_and_nothing_foreign(alice_client, settings):
     from project.settings import SECURE_CSP
 
