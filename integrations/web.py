@@ -187,7 +187,7 @@ def done(
     messages.add_message(request, level, message, tags)
     response = redirect("integrations:settings")
     # One from before, whose page was never loaded. Browsers send its cookie to that page alone.
-    _delete_failure(response)
+    _delete_failure(request, response)
     return response
 
 
@@ -243,12 +243,13 @@ def typed_before(request: HttpRequest, provider: str) -> dict[str, str]:
 
 def forget_failure(request: HttpRequest, response: HttpResponse) -> None:
     """Delete the failure, which has been shown."""
-    if _FAILURE in request.COOKIES:
-        _delete_failure(response)
+    if _cookie_name(request, _FAILURE) in request.COOKIES:
+        _delete_failure(request, response)
 
 
-def _delete_failure(response: HttpResponse) -> None:
-    response.delete_cookie(_FAILURE, path=reverse("integrations:settings"), samesite="Lax")
+def _delete_failure(request: HttpRequest, response: HttpResponse) -> None:
+    name = _cookie_name(request, _FAILURE)
+    response.delete_cookie(name, path=reverse("integrations:settings"), samesite="Lax")
 
 
 def note_told(request: HttpRequest, response: HttpResponse, at: datetime) -> None:
@@ -259,7 +260,7 @@ def note_told(request: HttpRequest, response: HttpResponse, at: datetime) -> Non
 def told_until(request: HttpRequest) -> datetime:
     """When the page has last told news to this browser; long ago if it never did."""
     try:
-        told = datetime.fromisoformat(request.COOKIES.get(_TOLD, ""))
+        told = datetime.fromisoformat(request.COOKIES.get(_cookie_name(request, _TOLD), ""))
         return told if told.tzinfo else told.replace(tzinfo=UTC)
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
@@ -280,7 +281,7 @@ def _send_ahead(
 
 def _set_cookie(request: HttpRequest, response: HttpResponse, name: str, value: str) -> None:
     response.set_cookie(
-        name,
+        _cookie_name(request, name),
         value,
         max_age=_LIVES,
         path=reverse("integrations:settings"),
@@ -290,13 +291,18 @@ def _set_cookie(request: HttpRequest, response: HttpResponse, name: str, value: 
     )
 
 
+def _cookie_name(request: HttpRequest, name: str) -> str:
+    """Over https a name that plain HTTP cannot set; `__Host-` would need the path /."""
+    return f"__Secure-{name}" if request.is_secure() else name
+
+
 def _sent_ahead(request: HttpRequest, cookie: str) -> Any:
     """What was sent to this user; None if it is forged.
 
     The browser forgets it in time, by a duration and its own clock. A second opinion would need the
     clock of the machine that sealed it, and this may be another one.
     """
-    sealed = request.COOKIES.get(cookie)
+    sealed = request.COOKIES.get(_cookie_name(request, cookie))
     if not sealed:
         return None
     try:

@@ -250,6 +250,8 @@ SESSION_COOKIE_SAMESITE = "Lax"
 # Not Strict: the return from Strava would set a new one and make other tabs' forms stale.
 CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
+MESSAGE_STORAGE = "project.storage.MessageStorage"
+COOKIE_PREFIX = ""
 # Not sent to other sites on the same host.
 SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = FORCE_SCRIPT_NAME or "/"
 CSRF_FAILURE_VIEW = "project.views.csrf_failure"
@@ -267,6 +269,11 @@ if not DEBUG and not INSECURE_HTTP:
     SECURE_REDIRECT_EXEMPT = [rf"^{_below}healthz/$", rf"^{_below}metrics$"]
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
+    # No other host of the domain, and nobody on the way of plain HTTP, can set cookies with these
+    # names. A cookie with the stricter one must be for the whole host.
+    COOKIE_PREFIX = "__Secure-" if FORCE_SCRIPT_NAME else "__Host-"
+    SESSION_COOKIE_NAME = f"{COOKIE_PREFIX}sessionid"
+    CSRF_COOKIE_NAME = f"{COOKIE_PREFIX}csrftoken"
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
     # This site cannot know whether its sibling subdomains speak TLS, nor put the domain on the
     # browsers' preload list: its owner decides that.

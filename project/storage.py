@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from django.conf import settings
+from django.contrib.messages.storage.cookie import CookieStorage
+from django.contrib.messages.storage.fallback import FallbackStorage
+from django.contrib.messages.storage.session import SessionStorage
 from django.urls import get_script_prefix
 from whitenoise.storage import CompressedStaticFilesStorage  # type: ignore[import-untyped]
 
@@ -14,3 +18,13 @@ class StaticFilesStorage(CompressedStaticFilesStorage):
     @property
     def base_url(self) -> str:
         return f"{get_script_prefix()}static/"
+
+
+class CookieMessages(CookieStorage):
+    cookie_name = f"{settings.COOKIE_PREFIX}messages"
+
+
+class MessageStorage(FallbackStorage):
+    """Django's default, with a cookie that is named as the site's others are."""
+
+    storage_classes = (CookieMessages, SessionStorage)

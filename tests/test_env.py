@@ -519,6 +519,23 @@ def test_plain_http_has_to_be_asked_for(site):
     assert not any(hasattr(insecure, name) for name in names)
 
 
+def test_cookies_are_named_so_that_no_other_host_can_set_them(site):
+    def names(**given):
+        found = site(**given)
+        return found.SESSION_COOKIE_NAME, found.CSRF_COOKIE_NAME, found.COOKIE_PREFIX
+
+    assert names() == ("__Host-sessionid", "__Host-csrftoken", "__Host-")
+    found = site()
+    # What browsers ask of the name, or they would drop the cookie.
+    assert found.SESSION_COOKIE_PATH == found.CSRF_COOKIE_PATH == "/"
+    assert not hasattr(found, "SESSION_COOKIE_DOMAIN")
+    assert not hasattr(found, "CSRF_COOKIE_DOMAIN")
+    below = names(SCRIPT_NAME="/sub")
+    assert below == ("__Secure-sessionid", "__Secure-csrftoken", "__Secure-")
+    for plain in ({"INSECURE_HTTP": "on"}, {"DEBUG": "on"}):
+        assert not hasattr(site(**plain), "SESSION_COOKIE_NAME")  # Django's
+
+
 @pytest.mark.parametrize(
     "name", ["DATABASE_URL", "CACHE_URL", "CELERY_BROKER_URL", "STRAVA_OAUTH_URL", "STRAVA_API_URL"]
 )

@@ -257,6 +257,26 @@ def test_what_travels_ahead_is_sealed_and_nobody_can_make_it_up(alice_client, db
         assert page_of(alice_client).alerts == []
 
 
+def test_over_https_plain_http_cannot_make_it_up_either(alice_client, db):
+    def post():
+        return alice_client.post(
+            f"{GARMIN}connect/", {"email": "odd", "password": "x"}, secure=True
+        )
+
+    post()
+    cookies = alice_client.cookies
+    names = {name for name in cookies if "integrations" in name}
+    assert names == {"__Secure-integrations_failure", "__Secure-integrations_typed"}
+    assert all(cookies[name]["secure"] for name in names)
+    assert 'role="alert"' in alice_client.get(PAGE, secure=True).content.decode()
+    assert 'role="alert"' not in alice_client.get(PAGE, secure=True).content.decode()
+
+    post()
+    for name in names:
+        cookies[name.removeprefix("__Secure-")] = cookies.pop(name).value
+    assert 'role="alert"' not in alice_client.get(PAGE, secure=True).content.decode()
+
+
 @pytest.mark.parametrize("provider", services.PROVIDERS)
 def test_disconnecting_asks_once_more_without_a_script(alice, alice_client, linked, provider):
     services.link_garminconnect_account(alice.pk, None, {"di_token": "x"})
