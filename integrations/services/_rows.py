@@ -121,6 +121,15 @@ def update(user_id: int, **columns: Any) -> None:
         raise IntegrationsNotFound
 
 
+def require_writes(user_id: int) -> None:
+    """Write a row as it is: before a provider is asked for what cannot be undone, the database has
+    to show that it will take the outcome.
+
+    Raises IntegrationsNotFound if the user has no integrations row.
+    """
+    update(user_id, user=user_id)
+
+
 def take_due(
     due: Any, column: str, put_off: timedelta, limit: int, **columns: Any
 ) -> tuple[list[int], datetime]:

@@ -213,6 +213,9 @@ def disconnect_strava(user_id: int) -> bool:
         except IntegrationsNotFound:
             raise StravaNotLinked from None
         linked = row.has_secret("strava_token") or row.has_secret("strava_refresh_token")
+        if linked:
+            with suppress(IntegrationsNotFound):  # deleted at this moment
+                _rows.require_writes(user_id)
         revoked = linked and revoke_row(row)
         # A refresh may have stored a new pair meanwhile, which has to be revoked, too. A later one
         # finds no link and revokes its own pair.
