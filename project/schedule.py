@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
@@ -160,7 +161,11 @@ class FileLock:
 
     def leads(self) -> bool:
         if self.file is None:
-            self.file = self.path.open("a")
+            # Only for this user: whoever can open it can hold the lock.
+            number = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+            with suppress(OSError):
+                os.fchmod(number, 0o600)
+            self.file = os.fdopen(number, "w")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,6 +13,7 @@ from django.utils.csp import CSP
 from pythonjsonlogger.core import RESERVED_ATTRS
 
 from .env import load
+from .sqlite import PrivateConnection
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -144,6 +145,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL;",
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
+        "factory": PrivateConnection,
         **DATABASES["default"].get("OPTIONS", {}),
     }
 else:
