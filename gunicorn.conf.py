@@ -33,10 +33,14 @@ access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
 
 
 def on_starting(server):
-    """Keep secrets out of gunicorn's own log: an uncaught error shows the request's URL."""
-    from integrations.reporting import WithoutSecrets  # only now, because --chdir has been done
+    """Keep secrets out of gunicorn's own logs: an uncaught error shows the request's URL. And let
+    nobody write lines of their own there: %(U)s is decoded.
+    """
+    from integrations.reporting import OnOneLine, WithoutSecrets  # after --chdir has been done
 
-    server.log.error_log.addFilter(WithoutSecrets())
+    for log in (server.log.error_log, server.log.access_log):
+        log.addFilter(WithoutSecrets())
+        log.addFilter(OnOneLine())
 
 
 def post_worker_init(worker):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from django.http import HttpRequest
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
@@ -106,7 +107,7 @@ class WithEvent(logging.Filter):
 _LIKELY = r"(?: (?=[\w.~+/-]{0,99}?\d) [\w.~+/-]{6,}+ | [\w.~+/-]{24,}+ )"
 # What ends the name of a secret, such as di_token, csrfmiddlewaretoken or CELERY_PASSWORDS.
 _NAMES = r"""(?i:token|secret|secret_key|password|passwd|passcode|pwd|mfa_code|ticket|authorization
-    |cookie|session_?id|client_state|api_?key|fernet_key|verif(?:y|ication)_?code)(?i:s)?"""
+    |cookie|session_?(?:id|key)|client_state|api_?key|fernet_key|verif(?:y|ication)_?code)(?i:s)?"""
 # Within another string it is escaped, perhaps more than once.
 _QUOTE = r"""\\{0,8}+["']"""
 # What may precede a secret that is recognized by its shape: no letter or digit, unless it belongs
@@ -124,7 +125,7 @@ _SECRETS = re.compile(
         {_NAMES}
         (?: {_QUOTE} \s*+ : \s*+ | ' \s*+ , \s*+ (?=b?') | \s*+=\s*+ | \s*+=>\s*+ | %(?:25)*+3[dD]
             | \s*+:\s*+(?=b?{_QUOTE}|[\[({{]) )
-        (?P<list>[\[({{]\s*+)?
+        (?! \[redacted\] ) (?P<list>[\[({{]\s*+)?
         b?(?P<quote>{_QUOTE})?
     )
     (?! \[redacted\] )
@@ -194,8 +195,33 @@ _FORMATTER = logging.Formatter()
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+# How often a value may be percent-encoded: a `next` that holds a `next` is twice.
+_DEPTH = 4
+# What ends a line, moves a terminal's cursor, turns text around, or cannot be written at all.
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Text with its control characters escaped, as in a Python string."""
+    return _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def redact(text: str) -> str:
-    """Text without anything shaped like a secret; the same object if it has none."""
+    """Text without anything shaped like a secret, percent-encoded or not; the same object if it
+    has none. What hides one is shown decoded.
+    """
+    redacted = decoded = _redact(text)
+    for _ in range(_DEPTH):
+        further = unquote(decoded) if "%" in decoded else decoded
+        if further == decoded:
+            break
+        decoded = _redact(further)
+        if decoded is not further:
+            redacted = decoded
+    return redacted
+
+
+def _redact(text: str) -> str:
     lowered = text.lower()
     if not any(sign in lowered for sign in _SIGNS) and _HEX.search(text) is None:
         return text  # nearly always, and about twenty times as fast
@@ -275,4 +301,24 @@ class WithoutSecrets(logging.Filter):
             return True
         changed = logging.makeLogRecord(vars(record))
         vars(changed).update(changes)
+        return changed
+
+
+class OnOneLine(logging.Filter):
+    """Keeps a record from looking like several, whatever a stranger has put into it.
+
+    The message's control characters are escaped, and the lines of a traceback indented.
+    """
+
+    def filter(self, record: logging.LogRecord) -> logging.LogRecord:
+        changed = logging.makeLogRecord(vars(record))
+        changed.msg, changed.args = visible(record.getMessage()), None
+        if record.exc_info and not record.exc_text:
+            changed.exc_text = _FORMATTER.formatException(record.exc_info)
+        changed.exc_info = None
+        for name in ("exc_text", "stack_info"):
+            if lines := getattr(changed, name):
+                setattr(
+                    changed, name, "\n".join(f"  {visible(each)}" for each in lines.split("\n"))
+                )
         return changed

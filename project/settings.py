@@ -314,6 +314,7 @@ LOGGING = {
     "filters": {
         "without_query": {"()": "integrations.reporting.WithoutQuery"},
         "without_secrets": {"()": "integrations.reporting.WithoutSecrets"},
+        "on_one_line": {"()": "integrations.reporting.OnOneLine"},
         "with_event": {"()": "integrations.reporting.WithEvent"},
     },
     "formatters": {"console": _LOG_FORMATS[LOG_FORMAT]},
@@ -321,7 +322,12 @@ LOGGING = {
         "console": {
             "class": "logging.StreamHandler",
             "formatter": "console",
-            "filters": ["with_event", "without_query", "without_secrets"],
+            "filters": [
+                "with_event",
+                "without_query",
+                "without_secrets",
+                *(["on_one_line"] if LOG_FORMAT == "line" else []),  # JSON escapes by itself
+            ],
         },
     },
     "root": {"handlers": ["console"], "level": "WARNING"},

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -65,18 +65,29 @@ class Site:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.url = f"http://127.0.0.1:{free_port()}"
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, console: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a process; `console` is a file for what it says there, otherwise left to ours."""
+        said = console.open("ab") if console else None
         process = subprocess.Popen(
             [PYTHON, *arguments],
             env=self.env,
             cwd=BASE_DIR,
             stdout=subprocess.DEVNULL,
+            stderr=said,
             start_new_session=True,  # so that its children can be ended with it
         )
+        if said:
+            said.close()
         self.processes.append(process)
         return process
 
-    def web(self, workers: int = 3, ready: str = "/healthz/") -> None:
+    def web(
+        self,
+        workers: int = 3,
+        ready: str = "/healthz/",
+        more: Sequence[str] = (),
+        console: Path | None = None,
+    ) -> None:
         self.start(
             "-m",
             "gunicorn",
@@ -87,6 +98,8 @@ class Site:
             self.url.removeprefix("http://"),
             "--log-level",
             "error",
+            *more,
+            console=console,
         )
         wait_until(lambda: self.answers(ready))
 

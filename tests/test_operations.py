@@ -27,7 +27,14 @@ from django_tasks_db.models import DBTaskResult
 
 from integrations import exceptions, metrics, services
 from integrations.models import UsersIntegrations
-from integrations.reporting import REDACTED, WithEvent, WithoutQuery, WithoutSecrets, redact
+from integrations.reporting import (
+    REDACTED,
+    OnOneLine,
+    WithEvent,
+    WithoutQuery,
+    WithoutSecrets,
+    redact,
+)
 from integrations.sandbox.garmin import MFA, PASSWORD
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from project import health
@@ -585,6 +592,17 @@ FERNET = "gAAAAABmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU2Nzg5QUJDREVGR0hJSktMTU5PUF
         ("FERNET_KEYS=s3cret-1,hunter2-2 DEBUG=on", "FERNET_KEYS=* DEBUG=on"),
         ("for ST-012345-s3cretABCDEF-cas", "for *"),
         ("next=%252F%26refresh_token%253Ds3cret", "next=%252F%26refresh_token%253D*"),
+        ("session_key=s3cret", "session_key=*"),
+        ("{'session_key': 's3cret', 'a': 1}", "{'session_key': '*', 'a': 1}"),
+        ("Cookie __Host-sessionid=s3cret", "Cookie __Host-sessionid=*"),
+        ("x %7B%22client_secret%22%3A%20%22s3cret%22%7D", 'x {"client_secret": "*"}'),
+        ("refresh%5Ftoken=s3cret", "refresh%5Ftoken=*"),
+        ("Bearer%20s3cret7", "Bearer%20*"),
+        ("%2561ccess_token%253Ds3cret", None),
+        ("amqp%3A%2F%2Fme%3Ahunter22%40broker", "amqp://me:*@broker"),
+        ("at " + "".join(f"%{ord(each):02x}" for each in HEX), "at *"),
+        ("at " + JWT.replace(".", "%2E"), "at *"),
+        ("".join(f"%25{ord(each):02X}" for each in "password=it is"), "password=* is"),
     ],
 )
 def test_the_shape_of_a_secret_is_caught(text, left):
@@ -615,6 +633,7 @@ def test_the_shape_of_a_secret_is_caught(text, left):
         "Your password was reset. Bearer authentication is basic knowledge.",
         "access_token=None, refresh_token=null",
         '"GET /healthz/ HTTP/1.1" 200 1234567',
+        "/settings/%C3%BC/?next=%2Fsettings%2F%3Fa%3D1 is 100% fine, 5%20 of %zz",
         'SELECT "users_integrations"."strava_token", "users_integrations"."strava_refresh_token"',
         "",
     ],
@@ -721,6 +740,41 @@ def test_a_json_line_shows_no_more_than_the_record_does(name, value):
     assert base64.b64encode(b"access_token=s3cret").decode() not in line
 
 
+FORGED = ["a\nFORGED", "a\r\nFORGED", "a\x0bFORGED", "a\x1b[2K\x1b[GFORGED", "a\x85FORGED"]
+FORGED += ["a\u2028FORGED", "a\u202eDEGROF", "a\ud800FORGED", "a\x00FORGED", "a\x7fFORGED"]
+
+
+@pytest.mark.parametrize("text", FORGED)
+@pytest.mark.parametrize("log_format", ["line", "json"])
+def test_nobody_writes_a_line_of_their_own_into_the_log(text, log_format):
+    def lines(**record):
+        written = io.StringIO()
+        handler = logging.StreamHandler(written)
+        handler.setFormatter(formatter)
+        for each in (WithoutSecrets(), *([OnOneLine()] if log_format == "line" else [])):
+            handler.addFilter(each)
+        handler.handle(logging.makeLogRecord({"levelname": "INFO", "name": "x"} | record))
+        written.getvalue().encode()  # as the stream does
+        return written.getvalue().splitlines()
+
+    config = dict(site._LOG_FORMATS[log_format])
+    formatter = (
+        DictConfigurator({}).configure_custom(config)
+        if log_format == "json"
+        else logging.Formatter(config["format"])
+    )
+    [line] = lines(msg="Not Found: %s", args=(text,))
+    assert "FORGED" in line or "DEGROF" in line
+    assert line.isprintable()
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        first, *more = lines(msg="failed", exc_info=sys.exc_info())
+    assert first.isprintable()
+    assert all(line.startswith("  ") and line.isprintable() for line in more)
+    assert log_format == "json" or more
+
+
 def test_a_record_with_nothing_to_hide_is_not_copied():
     before, after = filtered("user %s", 5, event="strava.link_ended")
     assert after is before
@@ -730,6 +784,7 @@ def test_a_record_with_nothing_to_hide_is_not_copied():
 def test_a_hostile_line_costs_what_its_length_costs():
     lines = ["token" * 40_000, "eyJ" * 60_000, "://a:" * 40_000, "code=a" * 30_000, "\\" * 100_000]
     start = time.monotonic()
+    lines += ["%25" * 70_000, "%" * 200_000, "%" + "25" * 100_000, "%3d%74oken" * 20_000]
     lines += ["://a:" * 40_000 + " =", "token=" + "\\" * 99_999 + "'" + "\\" * 99_999]
     for line in [*lines, "token" + " " * 200_000, "password='" * 20_000, "state=" + "a." * 90_000]:
         redact(line)
@@ -739,7 +794,8 @@ def test_a_hostile_line_costs_what_its_length_costs():
 def test_the_console_has_the_filters(db):
     names = site.LOGGING["handlers"]["console"]["filters"]
     classes = [site.LOGGING["filters"][name]["()"].rsplit(".", 1)[1] for name in names]
-    assert classes == [WithEvent.__name__, WithoutQuery.__name__, WithoutSecrets.__name__]
+    filters = [WithEvent, WithoutQuery, WithoutSecrets, OnOneLine]
+    assert classes == [each.__name__ for each in filters]
     assert all(
         handlers == ["console"]
         for logger in [site.LOGGING["root"], *site.LOGGING["loggers"].values()]
