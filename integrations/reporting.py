@@ -154,6 +154,9 @@ _SECRETS = re.compile(
     |
     (?P<scheme> \b (?i:bearer|basic)(?:\s++|%20) ) {_LIKELY} =*+
     |
+    # Where only Strava sends its events.
+    (?P<path> /webhook/ ) [\w-]{{20,}}+
+    |
     # The password of an address.
     (?P<address> :// [^\s/:@]{{0,99}}+ : ) [^\s@]{{1,256}}+ (?=@)
     |
@@ -186,9 +189,10 @@ _SIGNS = (
     "%25",
     "st-",
     ":",
+    "/webhook/",
 )
 # The part before a secret, which is kept.
-_KEPT = ("keys", "key", "word", "prose", "header", "scheme", "address")
+_KEPT = ("keys", "key", "word", "prose", "header", "scheme", "path", "address")
 _HEX = re.compile(r"[0-9a-fA-F]{40}")
 REDACTED = "[redacted]"
 _FORMATTER = logging.Formatter()

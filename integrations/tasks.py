@@ -160,3 +160,8 @@ def confirm_due_strava_revocations() -> int:
     for user_id in user_ids:
         _enqueue(confirm_strava_revocation, user_id)
     return len(user_ids)
+
+
+@task
+def learn_strava_subscription() -> bool:
+    return services.learn_strava_subscription()

@@ -67,6 +67,7 @@ def jobs() -> list[Job]:
             (tasks.refresh_due_strava_tokens, timedelta(minutes=10)),
             (tasks.sync_due_gear, timedelta(hours=1)),
             (tasks.forget_old_link_events, timedelta(days=1)),
+            (tasks.learn_strava_subscription, timedelta(days=1)),
         )
     ]
     if settings.TASKS_BACKEND == "database":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from datetime import timedelta
@@ -12,17 +13,19 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection
+from django.db.models import F
 from django.utils import timezone
 
 from integrations import services, tasks
-from integrations.models import Gear, LinkStatus, UsersIntegrations
-from integrations.sandbox.strava import ALICE, BJORN
+from integrations.models import Gear, LinkStatus, PushSubscription, UsersIntegrations
+from integrations.reporting import REDACTED, redact
+from integrations.sandbox.strava import ALICE, BJORN, CLIENT_ID
 from integrations.services import strava_webhook
 from integrations.strava.webhook import MAX_EVENT
 
 from .conftest import row_of
 
-pytestmark = pytest.mark.usefixtures("in_one_window")
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("in_one_window")]
 
 URL = "/integrations/strava/webhook/"
 TOKEN = "verify-me"
@@ -33,9 +36,9 @@ def verify_token(settings):
     settings.STRAVA_WEBHOOK_VERIFY_TOKEN = TOKEN
 
 
-def handshake(client, **changes):
+def handshake(client, url=URL, **changes):
     query = {"hub.mode": "subscribe", "hub.challenge": "15f7d1a9", "hub.verify_token": TOKEN}
-    return client.get(URL, query | changes)
+    return client.get(url, query | changes)
 
 
 def event(athlete_id=ALICE, **changes):
@@ -50,10 +53,10 @@ def event(athlete_id=ALICE, **changes):
     } | changes
 
 
-def send(client, body):
+def send(client, body, url=URL):
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    return client.generic("POST", URL, body, content_type="application/json")
+    return client.generic("POST", url, body, content_type="application/json")
 
 
 def test_the_handshake_echoes_the_challenge(client):
@@ -147,12 +150,13 @@ def test_forged_events_at_the_same_moment_cannot_either(alice, linked, strava):
     assert taken.count(None) == 12 - taken.count(alice.pk)
 
 
-def test_nor_can_those_about_many_athletes(db, client, strava):
-    """Their ids are public, and the limit is one of all together."""
+@pytest.fixture
+def crowd(db, strava):
+    """Forty athletes who are linked as the site's app."""
     users = get_user_model().objects.bulk_create(
         get_user_model()(username=f"user{number}") for number in range(40)
     )
-    UsersIntegrations.objects.bulk_create(
+    return UsersIntegrations.objects.bulk_create(
         UsersIntegrations(
             user=user,
             strava_token="a",
@@ -161,27 +165,81 @@ def test_nor_can_those_about_many_athletes(db, client, strava):
         )
         for user in users
     )
-    strava.fail("token", "500")
-    for user in users:
-        for _ in range(4):
-            assert send(client, event(1000 + user.pk)).status_code == 200
-    assert strava.calls["token"] == 25 * 3
 
-    UsersIntegrations.objects.update(strava_retry_at=None)
-    pass_time(minutes=45)
-    assert tasks.confirm_due_strava_revocations.call() == 25
-    assert tasks.confirm_due_strava_revocations.call() == 0
-    UsersIntegrations.objects.update(strava_retry_at=None)
-    pass_time(minutes=15)
-    assert tasks.confirm_due_strava_revocations.call() >= 15  # nobody is forgotten
+
+def test_nor_can_those_about_many_athletes(client, strava, crowd):
+    """Their ids are public, and the limit is one of all together."""
+    strava.fail("token", "500")
+    for row in crowd:
+        for _ in range(4):
+            assert send(client, event(row.strava_athlete_id)).status_code == 200
+    assert strava.calls["token"] == 15 * 3
+
+    checked = set()
+    for _ in range(5):  # nobody is forgotten
+        UsersIntegrations.objects.update(strava_retry_at=None)
+        pass_time(minutes=15)
+        asked = strava.calls["token"]
+        assert tasks.confirm_due_strava_revocations.call() == 10
+        assert strava.calls["token"] - asked == 10
+        checked |= {row.pk for row in UsersIntegrations.objects.exclude(strava_failures=0)}
+    assert checked == {row.pk for row in crowd}
+
+
+def test_forged_events_cannot_starve_a_true_one(alice, client, linked, strava, crowd, monkeypatch):
+    """Thirty linked ids once a minute, for ever: who waits longest gets a share of the checks."""
+    monkeypatch.setattr(strava_webhook, "ask_strava", asked := Asked(alice, strava))
+    forged = [event(row.strava_athlete_id) for row in crowd[:30]]
+    minute = 0
+
+    def a_minute_passes():
+        nonlocal minute
+        minute = asked.now = minute + 1
+        pass_time(minutes=1)
+        for each in forged:
+            if (user_id := services.take_strava_revocation(each)) is not None:
+                services.confirm_strava_revocation(user_id)
+        if minute % 5 == 0:  # as the scheduler does
+            tasks.confirm_due_strava_revocations.call()
+
+    for _ in range(20):
+        a_minute_passes()
+    strava.revoke_grant(ALICE)
+    send(client, event())
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+    revoked_at = minute
+    while row_of(alice).strava_status == LinkStatus.LINKED:
+        assert minute - revoked_at < 25
+        a_minute_passes()
+    # And all this time the app has not used up its requests, of which it has 200.
+    for start in range(minute - 15):
+        assert asked.between(start, start + 15) <= 100
+
+
+class Asked:
+    """Instead of asking about forged links, which have no token that Strava knows."""
+
+    def __init__(self, alice, strava):
+        self.alice, self.ask, self.times = alice, strava_webhook.ask_strava, []
+        self.now = 0
+
+    def __call__(self, user_id):
+        self.times.append(self.now)
+        if user_id == self.alice.pk:
+            self.ask(user_id)
+
+    def between(self, start, end):
+        return sum(start <= time < end for time in self.times)
 
 
 def pass_time(minutes):
     """Let the limit of questions, and whatever is due, come nearer by so much."""
-    for name in ("strava_checks_until", "strava_check_due_at"):
-        for row in UsersIntegrations.objects.exclude(**{name: None}):
-            moment = getattr(row, name) - timedelta(minutes=minutes)
-            UsersIntegrations.objects.filter(pk=row.pk).update(**{name: moment})
+    UsersIntegrations.objects.update(
+        **{
+            name: F(name) - timedelta(minutes=minutes)
+            for name in ("strava_checks_until", "strava_check_due_at")
+        }
+    )
 
 
 def test_a_true_event_amid_forged_ones_is_only_put_off(alice, client, linked, strava):
@@ -423,12 +481,20 @@ def test_the_webhook_answers_with_and_without_its_last_slash(db, client, setting
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_subscriptions_whole_life(live_server, alice, linked, strava, capsys):
+def test_the_subscriptions_whole_life(live_server, alice, linked, strava, capsys, client):
     call_command("strava_webhook", "create", callback_url=f"{live_server.url}{URL}")
     call_command("strava_webhook", "list")
     out = capsys.readouterr().out
     assert "Created subscription" in out
-    assert f"{live_server.url}{URL}" in out
+    secret = re.search(rf"{live_server.url}{URL}([\w-]{{43}})/", out)[1]
+    assert secret not in json.dumps(list(PushSubscription.objects.values()))
+
+    # Nobody else knows where to send an event.
+    for url in (URL, URL.rstrip("/"), f"{URL}{secret[:-1]}/", f"{URL}x/"):
+        assert handshake(client, url=url).status_code == 404
+        assert send(client, event(), url=url).status_code == 404
+    assert redact(f"GET {URL}{secret}/ 200") == f"GET {URL}{REDACTED}/ 200"
+    assert not strava.calls["token"]
 
     assert strava.revoke_as_athlete(ALICE) == [200]
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
@@ -443,6 +509,97 @@ def test_the_subscriptions_whole_life(live_server, alice, linked, strava, capsys
 def test_a_callback_that_does_not_answer_is_said_plainly(strava):
     with pytest.raises(CommandError, match="callback URL has to answer"):
         call_command("strava_webhook", "create", callback_url="http://127.0.0.1:9/")
+    assert not PushSubscription.objects.exists()
+
+
+# --- Which subscription is ours -----------------------------------------------------------------
+
+
+@pytest.fixture
+def old(strava):
+    """A subscription that a former release has made; this one knows nothing of it yet."""
+    return strava.subscribe(CLIENT_ID, f"https://example.com{URL}")
+
+
+@pytest.fixture
+def is_asked(alice, linked):
+    """Whether an event causes a question."""
+
+    def is_asked(secret="", **changes):
+        found = services.take_strava_revocation(event(**changes), secret) == alice.pk
+        UsersIntegrations.objects.update(strava_checks_until=None, strava_check_due_at=None)
+        return found
+
+    return is_asked
+
+
+def test_one_that_is_not_known_yet_locks_nothing_out(client, old, is_asked):
+    assert is_asked(subscription_id=old.id)
+    assert is_asked(subscription_id=5)  # anybody's
+    assert handshake(client).status_code == 200
+
+
+def test_it_is_learned_from_strava(client, strava, old, is_asked):
+    assert tasks.learn_strava_subscription.call() is True
+    assert is_asked(subscription_id=old.id)
+    assert is_asked(subscription_id=str(old.id))
+    for other in (5, 0, None, "", [], {}, True, f"{old.id}.0", -old.id):
+        assert not is_asked(subscription_id=other), other
+    assert handshake(client).status_code == 200  # the path answers until it is made anew
+
+    strava.unsubscribe(old.id, CLIENT_ID)
+    anew = strava.subscribe(CLIENT_ID, old.callback_url)  # by hand
+    services.learn_strava_subscription()
+    assert is_asked(subscription_id=anew.id)
+    assert not is_asked(subscription_id=old.id)
+
+    strava.unsubscribe(anew.id, CLIENT_ID)
+    services.learn_strava_subscription()
+    assert is_asked(subscription_id=5)
+
+
+def test_its_secret_is_learned_as_well(client, strava, is_asked):
+    """After a restored backup, for example."""
+    secret = "x" * 43
+    one = strava.subscribe(CLIENT_ID, f"https://example.com/sub{URL}{secret}/")
+    assert handshake(client, url=f"{URL}{secret}/").status_code == 404
+    services.list_strava_subscriptions()
+    assert handshake(client, url=f"{URL}{secret}/").status_code == 200
+    assert handshake(client).status_code == 404
+    assert is_asked(secret, subscription_id=one.id)
+    assert not is_asked(secret, subscription_id=one.id + 1)
+
+
+def test_a_proxy_with_paths_of_its_own_is_not_cut_off(client, strava, is_asked):
+    one = strava.subscribe(CLIENT_ID, "https://hooks.example.com/strava")
+    services.learn_strava_subscription()
+    assert handshake(client).status_code == 200
+    assert is_asked(subscription_id=one.id)
+
+    strava.unsubscribe(one.id, CLIENT_ID)
+    secret = "y" * 43
+    PushSubscription.objects.create(secret_digest=strava_webhook._digest(secret))
+    assert is_asked(secret, subscription_id=77)  # made at this moment, so it has no id yet
+    one = strava.subscribe(CLIENT_ID, f"https://hooks.example.com/strava/{secret}/")
+    services.learn_strava_subscription()
+    assert handshake(client, url=f"{URL}{secret}/").status_code == 200
+    assert is_asked(secret, subscription_id=one.id)
+
+
+@pytest.mark.parametrize("fault", ["500", "401_client", "wrong_types", "reset_before"])
+def test_a_strava_in_trouble_changes_nothing_of_it(strava, old, is_asked, fault):
+    assert services.learn_strava_subscription() is True
+    strava.fail("push_subscriptions", fault)
+    assert services.learn_strava_subscription() is False
+    assert is_asked(subscription_id=old.id)
+    assert not is_asked(subscription_id=5)
+
+
+@pytest.mark.parametrize("missing", ["STRAVA_WEBHOOK_VERIFY_TOKEN", "STRAVA_CLIENT_ID"])
+def test_without_a_subscription_nothing_is_asked(strava, settings, missing):
+    setattr(settings, missing, "")
+    assert services.learn_strava_subscription() is False
+    assert not strava.calls
 
 
 @pytest.mark.parametrize("missing", ["STRAVA_WEBHOOK_VERIFY_TOKEN", "STRAVA_CLIENT_ID"])

@@ -395,6 +395,7 @@ EVERY = {
     "refresh_due_strava_tokens": timedelta(minutes=10),
     "sync_due_gear": timedelta(hours=1),
     "forget_old_link_events": timedelta(days=1),
+    "learn_strava_subscription": timedelta(days=1),
 }
 
 

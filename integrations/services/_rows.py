@@ -131,14 +131,15 @@ def require_writes(user_id: int) -> None:
 
 
 def take_due(
-    due: Any, column: str, put_off: timedelta, limit: int, **columns: Any
+    due: Any, column: str, put_off: timedelta, limit: int, *, first: Any = (), **columns: Any
 ) -> tuple[list[int], datetime]:
     """Take up to `limit` user ids of the rows that are `due` by a column, each for one caller only.
 
-    The rows are put off by `put_off`, to the moment that is also returned (and means nothing if no
-    row was due). Until then the caller has time to set the column. `columns` are written, too.
+    The oldest come first, after the orderings in `first`. The rows are put off by `put_off`, to the
+    moment that is also returned (and means nothing if no row was due). Until then the caller has
+    time to set the column. `columns` are written, too.
     """
-    found = list(dated(due).order_by(column).values_list("pk", "read_at")[:limit])
+    found = list(dated(due).order_by(*first, column).values_list("pk", "read_at")[:limit])
     if not found:
         return [], datetime.min
     ids = [pk for pk, _ in found]

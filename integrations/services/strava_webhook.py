@@ -1,15 +1,20 @@
 """Strava's push subscription, and what its events may cause.
 
 It is disputed whether events are signed, so an event is only a hint: Strava is asked before
-anything is unlinked, and a forged event causes no more than that question.
+anything is unlinked, and a forged event causes no more than that question. Nobody but Strava knows
+where to send one, because the callback's path ends in a secret.
 """
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterable
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Greatest
 from django.utils.crypto import constant_time_compare
 from pydantic import ValidationError
@@ -24,7 +29,7 @@ from ..exceptions import (
     StravaNotLinked,
     StravaRelinkRequired,
 )
-from ..models import UsersIntegrations
+from ..models import PushSubscription, UsersIntegrations
 from ..strava.client import StravaAthlete, StravaSubscription
 from . import _rows, _trail, strava
 from ._rows import database_errors
@@ -33,11 +38,14 @@ from .strava_tokens import ask_strava
 
 # Forged events must not use up the app's requests, which Strava counts per quarter of an hour. So
 # each link gets CHECKS_AT_ONCE checks and then one per CHECK_EVERY, and only LINKS_AT_ONCE links
-# are checked; the rest wait. At worst that is half of an app's default limit.
+# are checked at once; the rest wait. Nor may they use up all the checks: whenever the scheduler
+# asks, WAITING_AT_ONCE of those who wait get theirs. At worst that is half of an app's default
+# limit.
 CHECKS_AT_ONCE = 3
 CHECK_EVERY = timedelta(minutes=15)
 CHECKS_LAST = CHECKS_AT_ONCE * CHECK_EVERY
-LINKS_AT_ONCE = 25
+LINKS_AT_ONCE = 15
+WAITING_AT_ONCE = 10
 # When a check that a worker began but did not finish is due again.
 CHECK_AGAIN = timedelta(minutes=10)
 
@@ -49,15 +57,35 @@ def is_strava_verify_token(token: str) -> bool:
 
 
 @database_errors
-def take_strava_revocation(event: Any) -> int | None:
+def is_strava_webhook(secret: str) -> bool:
+    """Whether a callback's path is the site's, by its last part; "" for the path without a secret,
+    which answers until there is a subscription with one.
+    """
+    if secret:
+        return PushSubscription.objects.filter(secret_digest=_digest(secret)).exists()
+    known = PushSubscription.objects.filter(subscription_id__isnull=False)
+    return not known.exclude(secret_digest="").exists()
+
+
+def _digest(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest() if secret else ""
+
+
+@database_errors
+def take_strava_revocation(event: Any, secret: str = "") -> int | None:
     """The user whose link is revoked according to an event, if Strava is to be asked now.
 
     The row notes that a check is due, until confirm_strava_revocation has the answer. None for any
-    other event, an unknown athlete, and one who was checked too often recently: Strava sends an
-    event up to three times, and anybody can send any number. That check is put off.
+    other event, one of another subscription than the one that is known by the path's secret, an
+    unknown athlete, and one who was checked too often recently: Strava sends an event up to three
+    times, and anybody can send any number. That check is put off.
     """
     athlete_id = _revoked_athlete_id(event)
     if athlete_id is None:
+        return None
+    ours = PushSubscription.objects.filter(secret_digest=_digest(secret))
+    known = ours.values_list("subscription_id", flat=True).first()
+    if known is not None and str(event.get("subscription_id")) != str(known):
         return None
     rows = UsersIntegrations.objects.filter(strava_athlete_id=athlete_id)
     row = dated(rows).values("user_id", "strava_checks_until", "read_at").first()
@@ -107,7 +135,8 @@ def take_due_strava_checks() -> list[int]:
     """User ids whose check did not finish, to confirm; each goes to one caller only.
 
     Skips those put off by trouble at Strava, and those whose app must wait for a rate limit. A
-    limit of reads does not count: a revocation should not wait until midnight for it.
+    limit of reads does not count: a revocation should not wait until midnight for it. Those who
+    were never asked about, or not for the longest time, come first.
     """
     allowed = strava.own_unlimited()
     if not strava.site_limited_for():
@@ -121,7 +150,12 @@ def take_due_strava_checks() -> list[int]:
     until = later(CHECK_EVERY)
     counted = Greatest(Coalesce("strava_checks_until", until), until)
     taken, _ = _rows.take_due(
-        due, "strava_check_due_at", CHECK_AGAIN, _links_left(), strava_checks_until=counted
+        due,
+        "strava_check_due_at",
+        CHECK_AGAIN,
+        WAITING_AT_ONCE,
+        first=[F("strava_checks_until").asc(nulls_first=True)],
+        strava_checks_until=counted,
     )
     return taken
 
@@ -164,23 +198,78 @@ def _confirm(user_id: int) -> str:
     return "alive"
 
 
+@database_errors
 def create_strava_subscription(callback_url: str) -> int:
-    """Subscribe the site's app; returns the id. Raises what StravaClient raises."""
+    """Subscribe the site's app, with a secret at the end of the callback's path; returns the id.
+
+    From then on the path without a secret answers no more. Raises what StravaClient raises.
+    """
     token = conf.strava_webhook_verify_token()
     if not token:
         raise ClientRequired("STRAVA_WEBHOOK_VERIFY_TOKEN is not set.")
-    return strava.site_client().create_subscription(callback_url, token)
+    client = strava.site_client()
+    secret = secrets.token_urlsafe(32)
+    # First, because Strava calls the path before it answers.
+    ours = PushSubscription.objects.create(secret_digest=_digest(secret))
+    try:
+        created = client.create_subscription(f"{callback_url.rstrip('/')}/{secret}/", token)
+    except IntegrationsError:
+        ours.delete()
+        raise
+    _note_subscriptions([(created, secret)])
+    return created
 
 
+@database_errors
 def list_strava_subscriptions() -> list[StravaSubscription]:
-    """The subscription of the site's app, if it has one."""
-    return strava.site_client().list_subscriptions()
+    """The subscription of the site's app, if it has one, which is then known here."""
+    found = strava.site_client().list_subscriptions()
+    _note_subscriptions((each.id, _secret_of(each.callback_url or "")) for each in found)
+    return found
 
 
+def learn_strava_subscription() -> bool:
+    """Ask Strava for the site's subscription, if there can be one: it may have been made before it
+    was noted here, or elsewhere. Returns whether Strava has answered.
+    """
+    if conf.strava_client() is None or not conf.strava_webhook_verify_token():
+        return False
+    try:
+        list_strava_subscriptions()
+    except IntegrationsError:
+        return False  # what is known stays
+    return True
+
+
+@database_errors
 def delete_strava_subscriptions() -> list[int]:
     """Delete the subscription of the site's app; returns the ids that are gone."""
     client = strava.site_client()
     found = [subscription.id for subscription in client.list_subscriptions()]
     for subscription_id in found:
         client.delete_subscription(subscription_id)
+    PushSubscription.objects.all().delete()
     return found
+
+
+def _secret_of(callback_url: str) -> str:
+    """The secret at the end of a callback's URL; "" if it has none."""
+    parent, _slash, last = urlsplit(callback_url).path.rstrip("/").rpartition("/")
+    noted = PushSubscription.objects.filter(secret_digest=_digest(last))
+    # What stands before it is a proxy's matter, and so is a path without a secret.
+    return last if parent.endswith("/webhook") or noted.exists() else ""
+
+
+def _note_subscriptions(found: Iterable[tuple[int, str]]) -> None:
+    """Note the ids and secrets of all subscriptions, and forget others.
+
+    One without an id stays: it may be about to be made.
+    """
+    ids = {_digest(secret): subscription_id for subscription_id, secret in found}
+    with _rows.atomic():
+        known = PushSubscription.objects.filter(subscription_id__isnull=False)
+        known.exclude(subscription_id__in=[*ids.values()], secret_digest__in=[*ids]).delete()
+        for digest, subscription_id in ids.items():
+            PushSubscription.objects.update_or_create(
+                secret_digest=digest, defaults={"subscription_id": subscription_id}
+            )

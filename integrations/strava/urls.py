@@ -11,6 +11,8 @@ urlpatterns = [
     path("preferences/", shared.preferences, {"provider": "strava"}, name="strava_preferences"),
     path("gear/sync/", shared.gear_sync, {"provider": "strava"}, name="strava_gear_sync"),
     path("webhook/", webhook, name="strava_webhook"),
+    path("webhook/<slug:secret>/", webhook),
     # For a URL copied without its last slash: a redirect would lose the event.
     path("webhook", webhook),
+    path("webhook/<slug:secret>", webhook),
 ]

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from django.contrib.auth.decorators import login_not_required
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
@@ -29,8 +29,16 @@ MAX_EVENT = 16 * 1024  # bytes; a real one has a few hundred
 @csrf_exempt
 @transaction.non_atomic_requests
 @require_http_methods(["GET", "POST"])
-def webhook(request: HttpRequest) -> HttpResponse:
-    return _handshake(request) if request.method == "GET" else _event(request)
+def webhook(request: HttpRequest, secret: str = "") -> HttpResponse:
+    try:
+        if not services.is_strava_webhook(secret):
+            raise Http404
+        return _handshake(request) if request.method == "GET" else _event(request, secret)
+    except IntegrationsError as exc:
+        # Strava tries again, and cannot help with our database.
+        event = {"event": "strava.event_not_taken"}
+        logger.error("strava event not taken: %s", exc.code, extra=event)
+        return _answer(503)
 
 
 def _handshake(request: HttpRequest) -> HttpResponse:
@@ -42,7 +50,7 @@ def _handshake(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"hub.challenge": challenge[:255]})
 
 
-def _event(request: HttpRequest) -> HttpResponse:
+def _event(request: HttpRequest, secret: str) -> HttpResponse:
     """Answer at once, within Strava's two seconds; a worker does the rest."""
     try:
         if int(request.headers.get("Content-Length") or 0) > MAX_EVENT:
@@ -55,13 +63,7 @@ def _event(request: HttpRequest) -> HttpResponse:
         event = json.loads(body)
     except (ValueError, RecursionError, OSError):
         return _answer(400)
-    try:
-        user_id = services.take_strava_revocation(event)
-    except IntegrationsError as exc:
-        # Strava tries again, and cannot help with our database.
-        event = {"event": "strava.event_not_taken"}
-        logger.error("strava event not taken: %s", exc.code, extra=event)
-        return _answer(503)
+    user_id = services.take_strava_revocation(event, secret)
     if user_id is not None:
         # If no worker takes it now, the scheduler finds the due check in the row.
         with suppress(TaskQueueUnavailable):

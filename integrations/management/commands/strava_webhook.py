@@ -17,7 +17,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--callback-url",
             metavar="URL",
-            help="where Strava is to send events: https://HOST/integrations/strava/webhook/",
+            help=(
+                "where Strava is to send events: https://HOST/integrations/strava/webhook/. A "
+                "secret is added to it, so that nobody else can."
+            ),
         )
 
     def handle(self, *, action: str, callback_url: str | None, **options: Any) -> None:
