@@ -17,6 +17,7 @@ from datetime import timedelta
 from fnmatch import fnmatch
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from django.apps import apps
@@ -214,6 +215,32 @@ def confirm(world):
         raise IntegrationsDatabaseError
 
 
+def subscribed(world):
+    world.strava.subscribe(CLIENT_ID, "https://example.com/integrations/strava/webhook/")
+    services.list_strava_subscriptions()
+
+
+def subscribed_anew(world):
+    """With another secret than the one that is known here."""
+    subscribed(world)
+    [old] = world.strava.subscriptions_of(CLIENT_ID)
+    world.strava.unsubscribe(old.id, CLIENT_ID)
+    world.strava.subscribe(CLIENT_ID, f"{old.callback_url}{'x' * 43}/")
+
+
+@override_settings(STRAVA_WEBHOOK_VERIFY_TOKEN="verify-me")
+def create_subscription(world):
+    with patch.object(StravaClient, "create_subscription", return_value=7):
+        services.create_strava_subscription("https://example.com/integrations/strava/webhook/")
+
+
+@override_settings(STRAVA_WEBHOOK_VERIFY_TOKEN="verify-me")
+def learn(world):
+    # It returns whether it has learned.
+    if not services.learn_strava_subscription():
+        raise IntegrationsDatabaseError
+
+
 # --- The services -------------------------------------------------------------------------------
 
 
@@ -341,6 +368,20 @@ CASES: dict[str, Case] = {
     "forget_abandoned_authorizations": Case(
         strava_authorization_abandoned, lambda w: services.forget_abandoned_authorizations()
     ),
+    "is_strava_webhook": Case(subscribed, lambda w: services.is_strava_webhook("")),
+    "create_strava_subscription": Case(
+        nothing,
+        create_subscription,
+        leaves("integrations_pushsubscription"),
+        "the secret is noted first, because Strava calls it; `list` learns the id",
+    ),
+    "list_strava_subscriptions": Case(
+        subscribed_anew, lambda w: services.list_strava_subscriptions()
+    ),
+    "delete_strava_subscriptions": Case(
+        subscribed, lambda w: services.delete_strava_subscriptions()
+    ),
+    "learn_strava_subscription": Case(subscribed_anew, learn),
     "take_due_strava_checks": Case(
         strava_link_in_doubt,
         lambda w: services.take_due_strava_checks(),
@@ -501,9 +542,6 @@ NO_DATABASE = {
     "sync_message": "words",
     "is_strava_verify_token": "compares with a setting",
     "run_parallel": "threads for others' work",
-    "create_strava_subscription": "HTTP with Strava, and no row",
-    "list_strava_subscriptions": "HTTP with Strava, and no row",
-    "delete_strava_subscriptions": "HTTP with Strava, and no row",
 }
 
 
