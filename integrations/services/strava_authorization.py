@@ -328,8 +328,12 @@ def _granted(scope: str, requested: list[str]) -> list[str]:
     """The scopes of a redirect, as far as they can be true: the athlete's browser brings them.
 
     Of what was requested the athlete may have left out some, or allowed the lesser one alone:
-    activity:read of activity:read_all. Strava adds `read` by itself. It separates scopes by commas,
-    RFC 6749 by spaces; no scope has either inside.
+    activity:read of activity:read_all. Strava adds `read` by itself.
     """
     possible = {"read", *requested, *(each.removesuffix("_all") for each in requested)}
-    return [each for each in dict.fromkeys(scope.replace(",", " ").split()) if each in possible]
+    return [each for each in _split(scope) if each in possible]
+
+
+def _split(scope: str) -> list[str]:
+    """Strava separates scopes by commas, RFC 6749 by spaces; no scope has either inside."""
+    return list(dict.fromkeys(part for part in scope.replace(",", " ").split() if part))
