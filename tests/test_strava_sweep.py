@@ -13,16 +13,17 @@ from io import StringIO
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from integrations import services, tasks
+from integrations.exceptions import IntegrationsDatabaseError
 from integrations.models import LinkStatus, UsersIntegrations
 from integrations.sandbox.strava import OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from integrations.services import run_parallel
 from integrations.strava.client import StravaTokens
 
-from .processes import BASE_DIR, PYTHON, environment
+from .processes import BASE_DIR, PYTHON, database_url, environment
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -270,6 +271,83 @@ def test_due_rows_are_found_by_the_partial_index(athletes, strava):
             if connection.vendor == "postgresql":
                 cursor.execute("SET enable_seqscan = on")
     assert "users_integrations_strava_due" in plan
+
+
+# --- A database that has no connection for the threads ------------------------------------------
+
+
+@pytest.fixture
+def role_of_few_connections():
+    """A login to the test database that PostgreSQL gives so many connections at a time."""
+    name = f"integrations_few_{connection.settings_dict['NAME']}"
+
+    def role(limit):
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'few' CONNECTION LIMIT {limit}")
+            cursor.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
+            cursor.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {name}")
+        _, host = database_url().split("@")
+        return f"postgres://{name}:few@{host}"
+
+    yield role
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP OWNED BY {name}")
+        cursor.execute(f"DROP ROLE {name}")
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="a file has no connections to count")
+@pytest.mark.parametrize("limit", [1, 4])
+def test_a_role_with_few_connections_costs_no_token(
+    athletes, strava, role_of_few_connections, limit
+):
+    athletes(40)
+    done = subprocess.run(
+        [PYTHON, "manage.py", "refresh_strava_tokens", "--workers", "8"],
+        env=environment(DATABASE_URL=role_of_few_connections(limit)),
+        cwd=BASE_DIR,
+        capture_output=True,
+        text=True,
+    )
+    assert "too many connections" not in done.stdout  # no internals
+    assert lost_at(strava) == 0
+    if limit == 1:
+        assert done.returncode
+        assert not strava.calls["token"]
+
+
+@pytest.mark.parametrize("threads_that_get_one", [0, 2])
+def test_no_token_is_spent_by_a_thread_that_cannot_store_the_answer(
+    athletes, strava, monkeypatch, threads_that_get_one
+):
+    athletes(40)
+    strava.fail("token", "delay", seconds=0.02)
+    backend, opened = type(connections["default"]), []
+    connect = backend.get_new_connection
+
+    def refuse(self, params):
+        if threading.current_thread() is not threading.main_thread():
+            opened.append(self)
+            if len(opened) > threads_that_get_one:
+                raise OperationalError("too many connections")
+        return connect(self, params)
+
+    monkeypatch.setattr(backend, "get_new_connection", refuse)
+    counts = None
+    try:
+        counts = sweep(workers=6)
+    except IntegrationsDatabaseError:
+        assert not threads_that_get_one
+    assert lost_at(strava) == 0
+    assert strava.calls["token"] < 40  # no more is claimed
+    if counts:
+        assert counts["refreshed"] == strava.calls["token"]
+        assert sum(counts.values()) == 2 * counts["due"]
+
+
+def lost_at(strava):
+    """How many links hold a token that Strava has replaced."""
+    rows = UsersIntegrations.objects.all()
+    return sum(not strava.is_alive(row.strava_refresh_token) for row in rows)
 
 
 # --- The command --------------------------------------------------------------------------------

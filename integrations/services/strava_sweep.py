@@ -15,11 +15,12 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connections, router
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -40,6 +41,8 @@ _keeper = StravaTokenKeeper()
 # Seconds that a claimed row may wait for its turn. After that, its lease might end during the
 # request, and another process could spend the same token.
 CLAIM_LASTS = 5
+# Seconds for which a thread's connection that has stored an answer is trusted to store the next.
+TRUSTED_FOR = 1
 
 
 @dataclass
@@ -71,10 +74,11 @@ def sweep_strava_tokens(
 ) -> SweepCounts:
     """Refresh the tokens that expire within the given seconds, with the given number of threads.
 
-    One row's failure stops no other. A rate limit stops only the work of its own Strava app, until
-    its window ends. `progress` is called after each row, from any thread but never from two at
-    once. After `lasts` seconds nothing is begun any more; nor once the process is told to end,
-    which then ends as it would have, when all that was begun is stored.
+    One row's failure stops no other, but the first failure to reach the database stops them all. A
+    rate limit stops only the work of its own Strava app, until its window ends. `progress` is
+    called after each row, from any thread but never from two at once. After `lasts` seconds nothing
+    is begun any more; nor once the process is told to end, which then ends as it would have, when
+    all that was begun is stored.
     """
     require_autocommit()
     sweep = _Sweep(timedelta(seconds=within), workers, progress, lasts)
@@ -110,6 +114,8 @@ class _Sweep:
         self.time_is_up_at = time.monotonic() + lasts
         self.lock = threading.Lock()
         self.database_errors: list[Exception] = []
+        self.database_is_away = False
+        self.thread = threading.local()  # when its connection last stored an answer, as `stored`
         self.counts = SweepCounts(due=self.due().count())
         # Whether Strava has limited the site's app; an athlete's own app has a limit of its own.
         self.site_limited = strava.site_limited_for() > 0
@@ -139,7 +145,7 @@ class _Sweep:
         """
         free = _keeper.lease_is_over()
         further = Q()
-        while not self.has_to_end():
+        while not (self.has_to_end() or self.database_is_away):
             due = self.due().filter(free, further)
             if self.site_limited:
                 due = due.filter(strava_client_id__isnull=False)
@@ -178,14 +184,19 @@ class _Sweep:
         asked = True
         try:
             is_own = row.has_secret("strava_client_id")
-            if self.has_to_end() or (strava.limited_for(row) if is_own else self.site_limited):
+            if self.database_is_away:
+                with suppress(DatabaseError, InterfaceError):
+                    _keeper.drop_lease(row, lease)
+                asked = False
+            elif self.has_to_end() or (strava.limited_for(row) if is_own else self.site_limited):
                 _keeper.drop_lease(row, lease)
                 asked = False
-            elif claim.is_old() and not _keeper.renew_lease(row, lease):
+            elif not self.may_ask(claim):
                 outcome["skipped"] += 1  # another's by now
             else:
                 refreshed = _keeper.refresh_leased(row, lease)
                 outcome["refreshed" if refreshed else "skipped"] += 1
+                self.thread.stored = time.monotonic()
                 if refreshed and refreshed.limit_reached:
                     self.site_limited |= not row.has_secret("strava_client_id")
         except RateLimited:
@@ -197,6 +208,7 @@ class _Sweep:
             asked = not isinstance(exc, SiteClientRejected) or exc.provider_status is not None
         except (DatabaseError, InterfaceError) as exc:  # for this row; the others go on
             close_dead_connection()
+            self.database_is_away |= not _is_reachable()
             event = {"event": "strava.sweep_failed", "user_id": row.user_id}
             logger.error("sweep: %s", type(exc).__name__, extra=event)
             self.database_errors.append(exc)
@@ -207,6 +219,17 @@ class _Sweep:
                 setattr(self.counts, name, getattr(self.counts, name) + count)
             self.progress(self.counts)
 
+    def may_ask(self, claim: Claim) -> bool:
+        """Whether the claim is ours, and this thread's connection has just answered.
+
+        Strava spends the token, so the connection that will store the answer has to work first: a
+        thread may get none, where a server or a role allows only so many.
+        """
+        stored = getattr(self.thread, "stored", None)
+        if stored and time.monotonic() - stored < TRUSTED_FOR and not claim.is_old():
+            return True
+        return _keeper.renew_lease(claim.row, claim.lease)
+
     def finish(self) -> SweepCounts:
         counts = self.counts
         if self.database_errors and counts.refreshed + counts.failed == len(self.database_errors):
@@ -215,3 +238,13 @@ class _Sweep:
         counts.skipped = max(counts.skipped, counts.due - counts.refreshed - counts.failed)
         counts.attempted |= not self.site_limited and counts.skipped > 0
         return counts
+
+
+def _is_reachable() -> bool:
+    """Whether the database answers on this thread's connection."""
+    connection = connections[router.db_for_write(UsersIntegrations)]
+    try:
+        connection.ensure_connection()
+    except (DatabaseError, InterfaceError):
+        return False
+    return connection.is_usable()
