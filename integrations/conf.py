@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ DEFAULTS: dict[str, Any] = {
     "STRAVA_WEBHOOK_VERIFY_TOKEN": "",
     "INTEGRATIONS_BASE_URL": "",
     "INTEGRATIONS_TRAIL_DAYS": 365,
+    "INTEGRATIONS_SPOOL_DIR": "",
     "STRAVA_SCOPES": ["read", "profile:read_all"],
     # OAuth stays at www.strava.com when the API moves to a host of its own in
     # 2027, hence two settings. Source: https://developers.strava.com/docs/changelog/
@@ -68,6 +70,12 @@ def public_url(path: str, request: HttpRequest | None = None) -> str:
 def trail_days() -> int:
     """How many days the trail of link events is kept."""
     return int(_get("INTEGRATIONS_TRAIL_DAYS"))
+
+
+def spool_dir() -> Path:
+    """Where providers' answers wait for a database that is away; `spool` in the project's folder,
+    unless the setting names another."""
+    return Path(_get("INTEGRATIONS_SPOOL_DIR") or Path(getattr(settings, "BASE_DIR", "")) / "spool")
 
 
 def strava_scopes() -> list[str]:

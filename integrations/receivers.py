@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -11,8 +12,10 @@ from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate, pre_delete
 from django.dispatch import receiver
 
+from . import ending
 from .models import FernetCanary, GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
-from .services import _rows, _trail, garminconnect_login, keys, strava
+from .services import _rows, _spool, _trail, garminconnect_login, keys, strava
+from .services._gear_sources import KEEPERS
 from .signals import account_unlinked
 
 
@@ -41,6 +44,39 @@ def forget_what_is_over(connection: Any, **kwargs: Any) -> None:
 
 
 _has_looked = False
+
+
+@receiver(connection_created)
+def take_up_answers(connection: Any, **kwargs: Any) -> None:
+    """Store what an earlier process could not, once this one has a database.
+
+    In a thread, because this connection is in use already, and a link that is gone by now is
+    revoked at its provider.
+    """
+    global _has_looked_for_answers
+    if _has_looked_for_answers or connection.alias != router.db_for_write(UsersIntegrations):
+        return
+    _has_looked_for_answers = True
+    if not _spool.is_empty():
+        threading.Thread(target=_take_up_answers, daemon=True).start()
+
+
+_has_looked_for_answers = False
+
+
+def _take_up_answers() -> None:
+    try:
+        for keeper in KEEPERS.values():
+            while True:
+                try:
+                    keeper.take_up()
+                    break
+                except _spool.DATABASE_AWAY:
+                    connections.close_all()
+                    if ending.wait(2):
+                        return
+    finally:
+        connections.close_all()
 
 
 @receiver(pre_delete, sender=UsersIntegrations)

@@ -65,6 +65,8 @@ STRAVA_API_URL = env.address(
     f"{_SANDBOX_URL}/api/v3" if INTEGRATIONS_SANDBOX else "https://www.strava.com/api/v3",
 )
 
+# Beside .env, which names the database.
+INTEGRATIONS_SPOOL_DIR = env.text("INTEGRATIONS_SPOOL_DIR", str(BASE_DIR / "spool"))
 INTEGRATIONS_TRAIL_DAYS = env.number("INTEGRATIONS_TRAIL_DAYS", 365)
 STRAVA_WEBHOOK_VERIFY_TOKEN = env.text("STRAVA_WEBHOOK_VERIFY_TOKEN")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -47,6 +48,12 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
 def no_counts_from_before() -> None:
     """Forget what earlier tests have counted against a limit."""
     cache.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_answers_from_before(settings: Any) -> None:
+    """Leave no earlier test's answers for a process to take up."""
+    shutil.rmtree(settings.INTEGRATIONS_SPOOL_DIR, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

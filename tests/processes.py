@@ -41,6 +41,7 @@ def environment(**more: str) -> dict[str, str]:
         "DATABASE_URL": database_url(),
         "SECRET_KEY": settings.SECRET_KEY,
         "FERNET_KEYS": ",".join(settings.FERNET_KEYS),
+        "INTEGRATIONS_SPOOL_DIR": settings.INTEGRATIONS_SPOOL_DIR,
         "STRAVA_CLIENT_ID": settings.STRAVA_CLIENT_ID,
         "STRAVA_CLIENT_SECRET": settings.STRAVA_CLIENT_SECRET,
         "STRAVA_OAUTH_URL": settings.STRAVA_OAUTH_URL,

@@ -18,6 +18,7 @@ os.environ.update(
         "SCRIPT_NAME": "",
         "INSECURE_HTTP": "off",
         "INTEGRATIONS_SANDBOX": "off",
+        "INTEGRATIONS_SPOOL_DIR": tempfile.mkdtemp(prefix="integrations-spool-"),
         "TASKS_BACKEND": "immediate",
         "PROMETHEUS": "off",
         "PROMETHEUS_TOKEN": "",

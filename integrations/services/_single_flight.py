@@ -5,6 +5,13 @@ provider with no transaction open, and writes the answer with another UPDATE, gu
 that it replaces. Other callers wait for the winner's token. If a refresher dies midway, its lease
 runs out and another can go on.
 
+A lease that ran out without being released is a reason to wait, not to conclude. Its holder may be
+paused, or hold an answer that the database does not take: then the token is spent, and the good
+pair is still to come. So whoever takes such a lease over may ask, but a refusal ends nothing. The
+row is left waiting for GRACE, in which nobody asks and callers get a transient error, and the next
+refusal after that ends the link. If the holder comes back even later, its pair makes the link whole
+again.
+
 A keeper says what differs between providers. It works on the columns `PROVIDER_lease`,
 `_lease_until`, `_failures`, `_error`, `_retry_at` and `_relink_required_at`.
 """
@@ -13,16 +20,18 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.db import InterfaceError, InternalError, OperationalError, connections, router
+from django.db import InternalError, connections, router
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from .. import ending
@@ -40,25 +49,37 @@ from ..exceptions import (
 from ..metrics import counts_refreshes
 from ..models import UsersIntegrations
 from ..signals import relink_required
-from . import _rows, _trail
+from . import _rows, _spool, _trail
+from ._spool import DATABASE_AWAY, Answer
 from ._trail import Actor, Event
 
 logger = logging.getLogger("integrations.links")
 
-# Seconds.
-STORE_FOR = 12
+# Seconds. After STORE_FOR, a caller whom somebody waits for leaves the rest to a thread.
+STORE_FOR = 5
+GRACE = 5 * 60
 BACKOFF = 60
 MAX_BACKOFF = 24 * 60 * 60
 
 
+# In place of a lease: the token was refused after another's lease ran out.
+WAITING = uuid.UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to refresh. It is in doubt if it was taken from somebody who never released it."""
+
+    id: uuid.UUID
+    in_doubt: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Refreshed[Token]:
-    """What a provider answered: the token to hand out, the columns to write, and how to revoke it
-    if the link is gone by then."""
+    """What a provider answered: the token to hand out, and the columns to write."""
 
     token: Token = field(repr=False)
     columns: dict[str, Any] = field(repr=False)
-    discard: Callable[[], object] = lambda: None
     # Whether the provider has said that the app must stop asking for a while.
     limit_reached: bool = False
 
@@ -86,6 +107,9 @@ class TokenKeeper[Token](ABC):
     @abstractmethod
     def refresh(self, row: UsersIntegrations) -> Refreshed[Token]:
         """Ask the provider, once. Raises `dead`, or another ProviderError."""
+
+    def discard(self, row: UsersIntegrations, columns: dict[str, Any]) -> None:  # noqa: B027
+        """Revoke what a refresh of the row brought, because the link is gone by now."""
 
     def limited_for(self, row: UsersIntegrations, *, reading: bool) -> int:
         """Seconds until the provider may be asked for this link; 0 if it may be asked now."""
@@ -125,11 +149,13 @@ class TokenKeeper[Token](ABC):
                 # provider in trouble is not helped by every waiter asking once more.
                 raise self._stored_error(row)
             self.require_no_limit(row)
-            lease = uuid.uuid4()
-            if self._take_lease(row, lease):
+            lease = self._take_lease(row)
+            if lease is not None:
                 refreshed = self.refresh_leased(row, lease)
                 if refreshed is not None:
                     return refreshed.token
+            elif self._get(row, "lease") == WAITING and not self.take_up():
+                raise self.unavailable(retry_after=self._seconds_until(row, "lease_until"))
             if time.monotonic() > give_up:
                 raise self.unavailable(retry_after=self.lease)
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter, not a secret)
@@ -165,8 +191,9 @@ class TokenKeeper[Token](ABC):
             raise self.relink_required
         return row
 
-    def declare_dead(self, row: UsersIntegrations) -> bool:
-        """End a link that the provider has ended, unless the row has a newer secret.
+    def declare_dead(self, row: UsersIntegrations, lease: Lease | None = None) -> bool:
+        """End a link that the provider has ended, unless the row has a newer secret, or the lease
+        is another's by now.
 
         Another process may have rotated it a moment ago, so one statement checks and writes the
         row.
@@ -174,6 +201,8 @@ class TokenKeeper[Token](ABC):
         ended = self._rows(row.user_id).filter(
             **{self.guard: row.sealed(self.guard), self._column("relink_required_at"): None}
         )
+        if lease is not None:
+            ended = ended.filter(**self._columns(lease=lease.id))
         columns = self._columns(
             relink_required_at=timezone.now(),
             error=self.relink_required.code,
@@ -209,55 +238,92 @@ class TokenKeeper[Token](ABC):
 
     def _stored_error(self, row: UsersIntegrations) -> ProviderError:
         error = error_by_code(self._get(row, "error"), self.errors)
-        retry_at = self._get(row, "retry_at")
-        left = None if retry_at is None else round((retry_at - row.read_at).total_seconds())
-        return error(retry_after=None if left is None else max(0, left))
+        return error(retry_after=self._seconds_until(row, "retry_at"))
 
-    def _take_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
+    def _seconds_until(self, row: UsersIntegrations, column: str) -> int | None:
+        moment = self._get(row, column)
+        return None if moment is None else max(0, round((moment - row.read_at).total_seconds()))
+
+    def _take_lease(self, row: UsersIntegrations) -> Lease | None:
         """Take the lease on what was read, unless it was refreshed or has failed since.
 
         The database's clock decides, because machines disagree about the time.
         """
         unchanged = {
             self.guard: row.sealed(self.guard),
-            **self._columns(failures=self._get(row, "failures"), relink_required_at=None),
+            **self._columns(
+                lease=self._get(row, "lease"),
+                failures=self._get(row, "failures"),
+                relink_required_at=None,
+            ),
         }
-        return bool(
+        lease = Lease(uuid.uuid4(), in_doubt=self._get(row, "lease") not in (None, WAITING))
+        taken = (
             self._rows(row.user_id)
             .filter(self.lease_is_over(), **unchanged)
-            .update(**self._columns(lease=lease, lease_until=later(timedelta(seconds=self.lease))))
+            .update(
+                **self._columns(lease=lease.id, lease_until=later(timedelta(seconds=self.lease)))
+            )
         )
+        return lease if taken else None
 
     def lease_is_over(self) -> Q:
-        return over(self._column("lease_until"), timedelta(seconds=self.lease))
+        return over(self._column("lease_until"), timedelta(seconds=max(self.lease, GRACE)))
 
-    def renew_lease(self, row: UsersIntegrations, lease: uuid.UUID) -> bool:
+    def renew_lease(self, row: UsersIntegrations, lease: Lease) -> bool:
         """Restart the time of a lease, if it is still ours."""
         return bool(
             self._rows(row.user_id)
-            .filter(**self._columns(lease=lease))
+            .filter(**self._columns(lease=lease.id))
             .update(**self._columns(lease_until=later(timedelta(seconds=self.lease))))
         )
 
-    def drop_lease(self, row: UsersIntegrations, lease: uuid.UUID, **columns: Any) -> bool:
-        """Release the lease, if it is still ours."""
+    def drop_lease(self, row: UsersIntegrations, lease: Lease, **columns: Any) -> bool:
+        """Release the lease, if it is still ours.
+
+        One in doubt is left as one that ran out: whoever takes it next is in the same doubt.
+        """
+        left = {"lease_until": Now()} if lease.in_doubt else {"lease": None, "lease_until": None}
         return bool(
             self._rows(row.user_id)
-            .filter(**self._columns(lease=lease))
-            .update(**self._columns(lease=None, lease_until=None, **columns))
+            .filter(**self._columns(lease=lease.id))
+            .update(**self._columns(**left, **columns))
+        )
+
+    def _wait(self, row: UsersIntegrations, lease: Lease) -> bool:
+        """Leave the row to whoever let the lease run out, if it is still ours."""
+        return bool(
+            self._rows(row.user_id)
+            .filter(**self._columns(lease=lease.id))
+            .update(**self._columns(lease=WAITING, lease_until=later(timedelta(seconds=GRACE))))
         )
 
     @counts_refreshes
     @ending.holding()  # or the provider's answer would be lost
-    def refresh_leased(self, row: UsersIntegrations, lease: uuid.UUID) -> Refreshed[Token] | None:
-        """Ask the provider and write its answer; return None if the row has to be read again."""
+    def refresh_leased(
+        self, row: UsersIntegrations, lease: Lease, *, patient: bool = False
+    ) -> Refreshed[Token] | None:
+        """Ask the provider and write its answer; return None if the row has to be read again.
+
+        With `patient`, nobody waits for this call: it returns only once the answer is stored, or
+        the process is told to end.
+        """
         settled = False
         try:
             refreshed = self.refresh(row)
             settled = True  # from here on the row is written, or is no longer ours to write
-            return self._store(row, lease, refreshed)
+            answer = Answer(self.provider, row, lease.id, refreshed.columns)
+            return refreshed if self._store(answer, patient=patient) else None
         except self.dead as exc:
-            settled = self.declare_dead(row)
+            if lease.in_doubt:
+                self.take_up()
+                settled = self._wait(row, lease)
+                if not settled:
+                    return None
+                event = {"event": f"{self.provider}.refresh_in_doubt", "user_id": row.user_id}
+                logger.warning("%s refused a token that may be spent", self.provider, extra=event)
+                raise self.unavailable(retry_after=GRACE) from None
+            settled = self.declare_dead(row, lease)
             if not settled:
                 return None
             raise self.relink_required from exc
@@ -274,9 +340,7 @@ class TokenKeeper[Token](ABC):
             if not settled:
                 self.drop_lease(row, lease)
 
-    def _note_failure(
-        self, row: UsersIntegrations, lease: uuid.UUID, exc: IntegrationsError
-    ) -> None:
+    def _note_failure(self, row: UsersIntegrations, lease: Lease, exc: IntegrationsError) -> None:
         """Release the lease and set the next try's time, unless the lease is another's by now."""
         with _rows.atomic():  # so that no failure counts without a line in the trail
             if self.drop_lease(
@@ -303,43 +367,79 @@ class TokenKeeper[Token](ABC):
         seconds *= random.uniform(0.75, 1.25)  # noqa: S311 (jitter, not a secret)
         return min(max(seconds, retry_after), MAX_BACKOFF)
 
-    def _store(
-        self, row: UsersIntegrations, lease: uuid.UUID, refreshed: Refreshed[Token]
-    ) -> Refreshed[Token] | None:
-        """Write the answer, if the secret that it replaces is still the stored one.
+    def _store(self, answer: Answer, *, patient: bool) -> bool:
+        """Write an answer; returns whether it was still wanted.
 
         The provider has rotated already, and losing its answer means losing the link. So a write
-        that fails is tried again for a while.
+        that fails is tried again for as long as the process lives, by a thread if a caller waits;
+        and the answer waits in a file, too.
         """
-        replaced = row.sealed(self.guard)
-        give_up = time.monotonic() + STORE_FOR
+        try:
+            with _spool.in_hand(answer):
+                return self._store_for(answer, None if patient else STORE_FOR)
+        except DATABASE_AWAY:
+            connection = connections[router.db_for_write(UsersIntegrations)]
+            if not (patient or connection.in_atomic_block):
+                threading.Thread(target=self._store_on, args=[answer], daemon=True).start()
+            raise
+
+    def _store_for(self, answer: Answer, seconds: float | None) -> bool:
+        started, pause = time.monotonic(), 0.2
         while True:
             try:
-                if _rows.update_where(
-                    {"user": row.user_id, self.guard: replaced}, refreshed.columns
-                ):
-                    return refreshed
-                current = self._rows(row.user_id).first()
-            except (OperationalError, InterfaceError, InternalError) as exc:
+                return self._store_once(answer)
+            except DATABASE_AWAY as exc:
                 connection = connections[router.db_for_write(UsersIntegrations)]
-                if connection.in_atomic_block or time.monotonic() > give_up:
+                if connection.in_atomic_block:
                     raise
                 if isinstance(exc, InternalError):
                     # A server that is read-only now, because another has taken over.
                     connection.close()
                 _rows.close_dead_connection()
-                time.sleep(0.2)
-                continue
+                took = time.monotonic() - started
+                if seconds is not None and took > seconds:
+                    raise
+                # Without a file, this process is all that holds the answer.
+                if ending.told() and (answer.path or took > STORE_FOR):
+                    raise
+            ending.wait(pause)
+            pause = min(pause * 1.5, 2)
+
+    def _store_on(self, answer: Answer) -> None:
+        try:
+            with suppress(IntegrationsError, *DATABASE_AWAY):
+                self._store(answer, patient=True)
+        finally:
+            connections.close_all()
+
+    def _store_once(self, answer: Answer) -> bool:
+        """Write an answer, if the secret that it replaces is still the stored one."""
+        row = answer.row
+        replaced = row.sealed(self.guard)
+        while True:
+            if _rows.update_where({"user": row.user_id, self.guard: replaced}, answer.columns):
+                return True
+            current = self._rows(row.user_id).first()
             if current is None or not current.has_secret(self.guard):
                 # Disconnected while the provider was being asked.
-                refreshed.discard()
+                self.discard(row, answer.columns)
                 raise self.not_linked
-            if self._was_replaced(row, current, lease):
+            if self._was_replaced(row, current, answer.lease):
                 # Reconnected, or refreshed by another after our lease ran out.
                 if self.is_another_grant(row, current):
-                    refreshed.discard()
-                return None
+                    self.discard(row, answer.columns)
+                return False
             replaced = current.sealed(self.guard)  # re-encrypted with another key
+
+    def take_up(self) -> int:
+        """Store the answers that wait in files; returns how many were there."""
+        count = 0
+        for answer in _spool.waiting(self.provider):
+            with suppress(IntegrationsError):  # disconnected meanwhile
+                self._store_once(answer)
+            _spool.forget(answer)
+            count += 1
+        return count
 
     def _was_replaced(
         self, row: UsersIntegrations, current: UsersIntegrations, lease: uuid.UUID
@@ -350,7 +450,7 @@ class TokenKeeper[Token](ABC):
         except SecretUnreadable:
             # It is under a key that this process does not know yet. Replacing a secret clears the
             # lease; sealing it with a new key does not.
-            return bool(self._get(current, "lease") != lease)
+            return bool(self._get(current, "lease") not in (lease, WAITING))
 
     def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
         """Whether a reconnect made a separate grant: revoking one leaves the other alive."""

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connections, router
-from django.db.models import Q
+from django.db.models import Case, Q, Value, When
 from django.db.models.functions import Now
 
 from .. import ending
@@ -31,7 +31,7 @@ from ..models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
 from . import strava
 from ._parallel import run_parallel
 from ._rows import close_dead_connection, database_errors, require_autocommit
-from ._single_flight import MAX_BACKOFF
+from ._single_flight import MAX_BACKOFF, WAITING, Lease
 from .strava_tokens import StravaTokenKeeper
 
 logger = logging.getLogger("integrations.strava")
@@ -81,6 +81,7 @@ def sweep_strava_tokens(
     all that was begun is stored.
     """
     require_autocommit()
+    _keeper.take_up()
     sweep = _Sweep(timedelta(seconds=within), workers, progress, lasts)
     with ending.holding():
         run_parallel(sweep.claimed(), sweep.refresh, workers)
@@ -92,7 +93,7 @@ class Claim:
     """A row whose lease is ours, and since when (by time.monotonic)."""
 
     row: UsersIntegrations
-    lease: uuid.UUID
+    lease: Lease
     since: float
 
     def is_old(self) -> bool:
@@ -163,15 +164,20 @@ class _Sweep:
             further = Q(strava_token_expires_at__gte=last_expiry) & (
                 Q(strava_token_expires_at__gt=last_expiry) | Q(pk__gt=last_pk)
             )
-            lease, since = uuid.uuid4(), time.monotonic()
+            lease, since = Lease(uuid.uuid4()), time.monotonic()
+            doubtful = Lease(uuid.uuid4(), in_doubt=True)
+            released = Q(strava_lease=None) | Q(strava_lease=WAITING)
             # Repeat the condition: another sweep may have chosen the same rows.
             due.filter(pk__in=ids).update(
-                strava_lease=lease, strava_lease_until=later(timedelta(seconds=_keeper.lease))
+                strava_lease=Case(When(released, then=Value(lease.id)), default=Value(doubtful.id)),
+                strava_lease_until=later(timedelta(seconds=_keeper.lease)),
             )
-            rows = dated(UsersIntegrations.objects).filter(pk__in=ids, strava_lease=lease)
+            rows = dated(UsersIntegrations.objects).filter(
+                pk__in=ids, strava_lease__in=[lease.id, doubtful.id]
+            )
             rows = rows.defer("garminconnect_oauth1", "garminconnect_oauth2")
             for row in rows:
-                yield Claim(row, lease, since)
+                yield Claim(row, doubtful if row.strava_lease == doubtful.id else lease, since)
 
     def has_to_end(self) -> bool:
         if time.monotonic() > self.time_is_up_at:
@@ -194,7 +200,7 @@ class _Sweep:
             elif not self.may_ask(claim):
                 outcome["skipped"] += 1  # another's by now
             else:
-                refreshed = _keeper.refresh_leased(row, lease)
+                refreshed = _keeper.refresh_leased(row, lease, patient=True)
                 outcome["refreshed" if refreshed else "skipped"] += 1
                 self.thread.stored = time.monotonic()
                 if refreshed and refreshed.limit_reached:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 from ..exceptions import (
     IntegrationsError,
@@ -41,10 +43,13 @@ class StravaTokenKeeper(TokenKeeper[str]):
         return Refreshed(
             token=tokens.access_token,
             columns=strava.token_columns(tokens, row.read_at),
-            # A disconnect meanwhile revoked only the old pair.
-            discard=lambda: strava.revoke_quietly(client, tokens.refresh_token),
             limit_reached=client.limit_reached,
         )
+
+    def discard(self, row: UsersIntegrations, columns: dict[str, Any]) -> None:
+        # A disconnect meanwhile revoked only the old pair.
+        with suppress(IntegrationsError):  # the app is another by now
+            strava.revoke_quietly(strava.client_for(row), columns["strava_refresh_token"])
 
     def limited_for(self, row: UsersIntegrations, *, reading: bool) -> int:
         return strava.limited_for(row, reading=reading)
