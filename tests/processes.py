@@ -6,13 +6,15 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from django.conf import settings
@@ -138,6 +140,73 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60, interval: floa
         assert time.monotonic() < give_up, "it never came true"
         time.sleep(interval)
     return found
+
+
+class Away:
+    """The test database as others see it, which can be away: cut off by a proxy in front of a
+    server, locked where it is a file."""
+
+    def __init__(self) -> None:
+        self._lock: sqlite3.Connection | None = None
+        self._sockets: list[socket.socket] = []
+        self._away = False
+        self.url = database_url()
+        if connection.vendor == "sqlite":
+            return
+        self._server = socket.create_server(("127.0.0.1", 0))
+        port = self._server.getsockname()[1]
+        self.url = urlsplit(self.url)._replace(netloc=self._netloc(port)).geturl()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _netloc(self, port: int) -> str:
+        login, _, _ = urlsplit(self.url).netloc.rpartition("@")
+        return f"{login}@127.0.0.1:{port}"
+
+    def _accept(self) -> None:
+        config = connection.settings_dict
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                if self._away:
+                    client.close()
+                    continue
+                server = socket.create_connection((config["HOST"], config["PORT"] or 5432))
+                self._sockets += [client, server]
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def go(self) -> None:
+        self._away = True
+        if connection.vendor == "sqlite":
+            self._lock = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)
+            self._lock.execute("PRAGMA busy_timeout = 20000")
+            self._lock.execute("BEGIN IMMEDIATE")
+            return
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def come_back(self) -> None:
+        self._away = False
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def close(self) -> None:
+        self.go()
+        self.come_back()
+        if connection.vendor != "sqlite":
+            self._server.close()
+            for each in self._sockets:
+                each.close()
 
 
 class Athlete:
