@@ -21,6 +21,7 @@ from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING
 
+from . import outages
 from .benchmarks import database
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.killing", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument(
+        "--outages", type=int, nargs="+", metavar="SECONDS", help="instead: see tests/outages.py"
+    )
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="postgres")
     options = parser.parse_args()
     with database.throw_away(options.database) as name:
@@ -52,6 +56,8 @@ def main() -> int:
             sandbox.strava.limit_rate(overall=(10**9, 10**9), read=(10**9, 10**9))
             for provider in (sandbox.strava, sandbox.garmin):
                 provider.fail("*", "delay", seconds=0.01)
+            if options.outages:
+                return 1 if outages.measure(name, options.outages, sandbox) else 0
             counts = kill(options.kills, random.Random(options.seed), sandbox)
     print(f"| {name}, seed {options.seed} | count |\n|---|---|")
     for what, number in sorted(counts.items()):
@@ -132,6 +138,7 @@ def next_requests(person: Person, sandbox: Sandbox) -> Iterator[str]:
     from django.utils import timezone
 
     from integrations.models import Gear, UsersIntegrations
+    from integrations.services._single_flight import WAITING
 
     from .soak.traffic import BIKES
     from .soak.verdict import judge_garmin, judge_strava
@@ -142,8 +149,9 @@ def next_requests(person: Person, sandbox: Sandbox) -> Iterator[str]:
         ("strava", "Strava", judge_strava),
         ("garminconnect", "Garmin", judge_garmin),
     ):
+        # And what is left waiting then has waited for long enough.
         rows.filter(**{f"{provider}_lease__isnull": False}).update(
-            **{f"{provider}_lease_until": past}
+            **{f"{provider}_lease": WAITING, f"{provider}_lease_until": past}
         )
         gear = Gear.objects.filter(user=person.user, provider=provider).count()
         outcome = judge(person, sandbox)

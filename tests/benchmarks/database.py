@@ -51,8 +51,9 @@ def throw_away(choice: str) -> Iterator[str]:
         except psycopg.OperationalError:
             if choice:
                 raise SystemExit("No PostgreSQL answers at TEST_POSTGRES_URL.") from None
-    with _postgres() if choice == "postgres" else _sqlite() as url:
-        os.environ.update(_ENVIRONMENT, DATABASE_URL=url)
+    database = _postgres() if choice == "postgres" else _sqlite()
+    with database as url, tempfile.TemporaryDirectory(prefix="integrations-spool-") as spool:
+        os.environ.update(_ENVIRONMENT, DATABASE_URL=url, INTEGRATIONS_SPOOL_DIR=spool)
         import django
         from django.core.management import call_command
         from django.db import connections
