@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -190,5 +191,22 @@ def check_task_backend(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
                 "athlete opens the page."
             ),
             id="integrations.W002",
+        )
+    ]
+
+
+@register
+def check_spool_dir(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """It is made when it is needed, so until then its parent has to let it be made."""
+    folder = conf.spool_dir().absolute()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    return [
+        checks.Warning(
+            "No file can be written to INTEGRATIONS_SPOOL_DIR, where tokens wait if they could not "
+            "be stored before the process ended.",
+            hint="Name a directory that this process may write to, and that a restart keeps.",
+            id="integrations.W003",
         )
     ]

@@ -137,6 +137,7 @@ def test_checks_are_silent_where_all_is_well(db, settings, with_workers):
         ({"STRAVA_OAUTH_URL": "http://localhost:8001/oauth"}, []),
         ({"STRAVA_CLIENT_ID": "1", "STRAVA_CLIENT_SECRET": ""}, ["integrations.W001"]),
         ({"USE_TZ": False}, ["integrations.E006"]),
+        ({"INTEGRATIONS_SPOOL_DIR": __file__}, ["integrations.W003"]),
         *(
             ({"TASKS": {"default": {"BACKEND": f"{backend}Backend"}}}, ["integrations.W002"])
             for backend in (

@@ -69,6 +69,7 @@ def give(
     settings.STRAVA_OAUTH_URL = f"{sandbox.url}/oauth"
     settings.STRAVA_API_URL = f"{sandbox.url}/api/v3"
     stuck = Counter(find_stuck())
+    end_the_grace()
     links: Counter[str] = Counter()
     if not costs_links:
         # Their athletes may have connected again since.
@@ -82,6 +83,19 @@ def give(
     report(name, minutes, seed, sandbox, tally, links, stuck, leaks)
     lost = sum(count for what, count in links.items() if "LOST" in what)
     return 1 if lost or stuck or leaks else 0
+
+
+def end_the_grace() -> None:
+    """As if what waits after a killed refresher had waited for long enough."""
+    from django.utils import timezone
+
+    from integrations.models import UsersIntegrations
+    from integrations.services._single_flight import WAITING
+
+    for provider in ("strava", "garminconnect"):
+        UsersIntegrations.objects.filter(**{f"{provider}_lease__isnull": False}).update(
+            **{f"{provider}_lease": WAITING, f"{provider}_lease_until": timezone.now()}
+        )
 
 
 def judge_strava(person: Person, sandbox: Sandbox) -> str:
@@ -142,7 +156,9 @@ def find_stuck() -> dict[str, int]:
     from django.utils import timezone
     from django_tasks_db.models import DBTaskResult
 
+    from integrations import conf
     from integrations.models import GarminConnectLogin, UsersIntegrations
+    from integrations.services._single_flight import WAITING
 
     now = timezone.now()
     rows = UsersIntegrations.objects
@@ -152,8 +168,13 @@ def find_stuck() -> dict[str, int]:
 
     end_lost_tasks()
     found = {
-        "Strava leases": rows.filter(strava_lease_until__gt=now).count(),
-        "Garmin leases": rows.filter(garminconnect_lease_until__gt=now).count(),
+        "Strava leases": rows.exclude(strava_lease=WAITING)
+        .filter(strava_lease_until__gt=now)
+        .count(),
+        "Garmin leases": rows.exclude(garminconnect_lease=WAITING)
+        .filter(garminconnect_lease_until__gt=now)
+        .count(),
+        "answers in files": len(list(conf.spool_dir().glob("*"))),
         "Strava syncs": rows.filter(strava_syncing_until__gt=now).count(),
         "Garmin syncs": rows.filter(garminconnect_syncing_until__gt=now).count(),
         "push events not looked into": rows.filter(strava_check_due_at__lt=now).count(),
