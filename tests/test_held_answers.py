@@ -21,6 +21,7 @@ from integrations.models import LinkEvent, LinkStatus, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE
 from integrations.services import _rows, _single_flight, _spool
+from integrations.services import strava as strava_service
 from integrations.services._single_flight import GRACE, WAITING
 from integrations.signals import relink_required
 from integrations.strava.client import StravaClient
@@ -268,6 +269,18 @@ def test_a_file_shows_nothing_to_whoever_has_no_key(
     assert garmin_lives(alice, garmin)
 
 
+def test_an_answer_of_another_database_is_left_to_its_own(
+    alice, left_behind, strava, spooled, monkeypatch
+):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(_spool, "_database", lambda: "another")
+        receivers._take_up_answers()
+        assert len(spooled()) == 2
+    receivers._take_up_answers()
+    assert spooled() == []
+    assert strava.is_alive(row_of(alice).strava_refresh_token)
+
+
 @pytest.mark.parametrize("content", [b"", b"gAAAAA", b"{}"])
 def test_what_is_no_answer_is_left_alone(alice, left_behind, strava, spooled, content):
     other = spooled()[0].with_name("other.sealed")
@@ -358,9 +371,7 @@ def ask_on_demand(user):
 def sweep(user):
     counts = services.sweep_strava_tokens(within=10**6)
     assert counts.refreshed == 0
-    return {True: "relink_required", False: "provider_unavailable"}[
-        row_of(user).has_ended("strava")
-    ]
+    return "relink_required" if row_of(user).has_ended("strava") else "provider_unavailable"
 
 
 def ask_garmin(user):
@@ -399,9 +410,8 @@ def test_a_link_that_has_really_ended_ends_after_a_bounded_wait(
     alice, ended, told_dead, provider, ask
 ):
     before = LinkEvent.objects.count()
-    unavailable = {"strava": "provider_unavailable"}.get(provider, "provider_unavailable")
     for _ in range(2):
-        assert ask(alice) == unavailable
+        assert ask(alice) == "provider_unavailable"
     row = row_of(alice)
     assert not row.has_ended(provider)
     left = getattr(row, f"{provider}_lease_until") - timezone.now()
@@ -442,20 +452,12 @@ def test_one_whose_lease_is_anothers_by_now_concludes_nothing(
         return ask(self, refresh_token)
 
     def store():
-        UsersIntegrations.objects.update(
-            **_single_flight_columns(tokens[0]),
-        )
+        UsersIntegrations.objects.update(**strava_service.token_columns(tokens[0]))
         connections.close_all()
 
     monkeypatch.setattr(StravaClient, "refresh_access_token", overtaken)
     assert strava.is_alive(services.get_strava_access_token(alice.pk))
     assert told_dead == []
-
-
-def _single_flight_columns(tokens):
-    from integrations.services import strava as service
-
-    return service.token_columns(tokens)
 
 
 def test_a_pair_that_comes_after_the_end_makes_the_link_whole(alice, left_behind, strava):

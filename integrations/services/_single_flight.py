@@ -61,7 +61,6 @@ GRACE = 5 * 60
 BACKOFF = 60
 MAX_BACKOFF = 24 * 60 * 60
 
-
 # In place of a lease: the token was refused after another's lease ran out.
 WAITING = uuid.UUID(int=0)
 
@@ -402,7 +401,7 @@ class TokenKeeper[Token](ABC):
                 # Without a file, this process is all that holds the answer.
                 if ending.told() and (answer.path or took > STORE_FOR):
                     raise
-            ending.wait(pause)
+            time.sleep(pause)
             pause = min(pause * 1.5, 2)
 
     def _store_on(self, answer: Answer) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from cryptography.fernet import InvalidToken
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import InterfaceError, InternalError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError, connections, router
 
 from .. import conf, ending
 from ..exceptions import IntegrationsError
@@ -58,6 +58,7 @@ class Answer:
         # Deferred fields are not asked for.
         loaded = [f for f in meta.concrete_fields if self.row.__dict__.get(f.attname) is not None]
         content = {
+            "database": _database(),
             "provider": self.provider,
             "row": {field.attname: field.value_to_string(self.row) for field in loaded},
             "lease": self.lease,
@@ -66,9 +67,19 @@ class Answer:
         return fernet().encrypt(json.dumps(content, cls=DjangoJSONEncoder).encode())
 
 
-def _opened(path: Path) -> Answer:
-    """Raises InvalidToken, or another ValueError, for a file that was not written here."""
+def _database() -> str:
+    """By its name, because a failover changes the host."""
+    return str(connections[router.db_for_write(UsersIntegrations)].settings_dict["NAME"])
+
+
+def _opened(path: Path) -> Answer | None:
+    """None for an answer of another database, where the same number is another user.
+
+    Raises InvalidToken, or another ValueError, for a file that was not written here.
+    """
     content = json.loads(fernet().decrypt(path.read_bytes()))
+    if content["database"] != _database():
+        return None
     field: Any = UsersIntegrations._meta.get_field
 
     def values(name: str) -> dict[str, Any]:
@@ -128,7 +139,7 @@ def waiting(provider: str) -> Iterator[Answer]:
             event = {"event": "spool.unreadable"}
             logger.error("%s cannot be opened: %s", path.name, type(exc).__name__, extra=event)
             continue
-        if answer.provider == provider:
+        if answer is not None and answer.provider == provider:
             yield answer
 
 
