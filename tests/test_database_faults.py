@@ -430,6 +430,10 @@ CASES: dict[str, Case] = {
         garmin_code_wanted,
         lambda w: services.submit_garminconnect_code(w.id, MFA_CODE),
     ),
+    "withdraw_garminconnect_login": Case(
+        garmin_sign_in,
+        lambda w: services.withdraw_garminconnect_login(w.id, w.attempt),
+    ),
     "withdraw_garminconnect_code": Case(
         garmin_code_given,
         lambda w: services.withdraw_garminconnect_code(w.id, w.attempt),

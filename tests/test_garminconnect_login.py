@@ -8,6 +8,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -457,6 +458,60 @@ def test_the_limit_holds_for_a_garmin_account_too(alice_client, bob_client, garm
         assert connect(client, password="wrong").status_code == 202
     assert connect(bob_client, ALICE.upper(), "wrong").status_code == 429
     assert garmin.attempts[ALICE] == 5
+
+
+def given_up_by_the_queue(alice):
+    assert services.withdraw_garminconnect_login(alice.pk, the_login(alice).attempt)
+
+
+def canceled(alice):
+    services.cancel_garminconnect_login(alice.pk)
+
+
+def too_late(alice):
+    GarminConnectLogin.objects.update(step_until=timezone.now())
+    assert services.forget_dead_garminconnect_logins() == 1
+
+
+@pytest.mark.parametrize("over", [given_up_by_the_queue, canceled, too_late])
+def test_a_password_that_no_worker_was_given_does_not_count(alice, garmin, over):
+    for _ in range(7):
+        attempt = services.begin_garminconnect_login(alice.pk, ALICE, PASSWORD)
+        over(alice)
+        assert services.run_garminconnect_login(alice.pk, attempt) == "superseded"
+    assert not GarminConnectAttempt.objects.exists()
+    assert not garmin.attempts
+
+
+@pytest.mark.parametrize("over", [canceled, too_late])
+def test_a_password_that_a_worker_was_given_counts(alice, garmin, over):
+    attempt = services.begin_garminconnect_login(alice.pk, ALICE, PASSWORD)
+    GarminConnectLogin.objects.update(step="running")
+    assert not services.withdraw_garminconnect_login(alice.pk, attempt)
+    over(alice)
+    assert GarminConnectAttempt.objects.count() == 1
+
+
+def test_what_could_not_be_laid_ready_does_not_count(alice, garmin, monkeypatch):
+    def full(*args, **kwargs):
+        raise OperationalError("disk full")
+
+    monkeypatch.setattr(GarminConnectLogin.objects, "bulk_create", full)
+    with pytest.raises(exceptions.IntegrationsDatabaseError):
+        services.begin_garminconnect_login(alice.pk, ALICE, PASSWORD)
+    assert not GarminConnectAttempt.objects.exists()
+
+
+def test_a_press_whose_answer_from_the_queue_was_lost_goes_on(alice_client, alice, monkeypatch):
+    """A worker may be at work on what the site believes not to have been taken."""
+
+    def taken(work, *args):
+        GarminConnectLogin.objects.update(step="running")
+        raise exceptions.TaskQueueUnavailable
+
+    monkeypatch.setattr("integrations.tasks.enqueue", taken)
+    assert connect(alice_client).status_code == 202
+    assert the_login(alice).step == "running"
 
 
 def test_the_limit_keeps_no_address(alice_client, garmin):

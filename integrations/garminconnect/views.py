@@ -41,8 +41,9 @@ def connect(request: AthleteRequest) -> HttpResponse:
         try:
             tasks.enqueue(tasks.sign_in_to_garminconnect, request.user.pk, str(attempt))
         except TaskQueueUnavailable:
-            services.cancel_garminconnect_login(request.user.pk)  # with its password
-            raise
+            # A worker may have it all the same, if only the queue's answer was lost.
+            if services.withdraw_garminconnect_login(request.user.pk, attempt):
+                raise
     except IntegrationsError as exc:
         return failed(request, exc, form)
     response = done(request, _("Signing in to Garmin …"), level=messages.INFO, status=202)
@@ -64,8 +65,8 @@ def mfa(request: AthleteRequest) -> HttpResponse:
         try:
             tasks.enqueue(tasks.answer_garminconnect_mfa, request.user.pk, str(attempt))
         except TaskQueueUnavailable:
-            services.withdraw_garminconnect_code(request.user.pk, attempt)
-            raise
+            if services.withdraw_garminconnect_code(request.user.pk, attempt):
+                raise
     except IntegrationsError as exc:
         return failed(request, exc, form)
     return done(request, _("Checking the code with Garmin …"), level=messages.INFO, status=202)

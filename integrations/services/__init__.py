@@ -22,6 +22,7 @@ from .garminconnect_login import (
     run_garminconnect_mfa,
     submit_garminconnect_code,
     withdraw_garminconnect_code,
+    withdraw_garminconnect_login,
 )
 from .gear import (
     PROVIDERS,
@@ -165,5 +166,6 @@ __all__ = [
     "unlink_garminconnect_account",
     "unlink_strava_account",
     "withdraw_garminconnect_code",
+    "withdraw_garminconnect_login",
     "withdraw_gear_sync",
 ]

@@ -12,11 +12,11 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from django.db import connections, router
+from django.db import DatabaseError, connections, router
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -91,7 +91,7 @@ def begin_garminconnect_login(
     settle_dead_logins()
     if GarminConnectLogin.objects.filter(user_id=user_id).exclude(step=Step.MFA_REQUIRED).exists():
         raise LoginInProgress
-    _count_attempt(user_id, email)
+    counted = _count_attempt(user_id, email)
     attempt = uuid.uuid4()
     login = GarminConnectLogin(
         user_id=user_id,
@@ -103,13 +103,29 @@ def begin_garminconnect_login(
         password=password,
     )
     written = [each.name for each in login._meta.concrete_fields if each.name not in ("id", "user")]
-    with _rows.atomic():  # so that no password waits without its attempt being returned
-        # An upsert: of two tabs at once, the later one replaces the earlier.
-        GarminConnectLogin.objects.bulk_create(
-            [login], update_conflicts=True, unique_fields=["user"], update_fields=written
-        )
-        _rows.update(user_id, garminconnect_login_error="")
+    try:
+        with _rows.atomic():  # so that no password waits without its attempt being returned
+            # An upsert: of two tabs at once, the later one replaces the earlier.
+            GarminConnectLogin.objects.bulk_create(
+                [login], update_conflicts=True, unique_fields=["user"], update_fields=written
+            )
+            _rows.update(user_id, garminconnect_login_error="")
+    except Exception:
+        with suppress(DatabaseError):
+            counted.delete()
+        raise
     return attempt
+
+
+@database_errors
+def withdraw_garminconnect_login(user_id: int, attempt: uuid.UUID) -> bool:
+    """Take back a sign-in, with its password, that could not be handed to a worker.
+
+    It does not count among the five. Returns False if a worker has it all the same.
+    """
+    login = GarminConnectLogin.objects.filter(user_id=user_id, attempt=attempt).first()
+    with _rows.atomic():
+        return login is not None and _take_back(login)
 
 
 @database_errors
@@ -162,11 +178,16 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
 
 
 @database_errors
-def withdraw_garminconnect_code(user_id: int, attempt: uuid.UUID) -> None:
-    """Take back a code that could not be handed to a worker, so it can be entered again."""
-    GarminConnectLogin.objects.filter(
-        user_id=user_id, attempt=attempt, step=Step.MFA_QUEUED, mfa_until__isnull=False
-    ).update(step=Step.MFA_REQUIRED, step_until=F("mfa_until"), mfa_code=None)
+def withdraw_garminconnect_code(user_id: int, attempt: uuid.UUID) -> bool:
+    """Take back a code that could not be handed to a worker, so it can be entered again.
+
+    Returns False if a worker has it all the same.
+    """
+    return bool(
+        GarminConnectLogin.objects.filter(
+            user_id=user_id, attempt=attempt, step=Step.MFA_QUEUED, mfa_until__isnull=False
+        ).update(step=Step.MFA_REQUIRED, step_until=F("mfa_until"), mfa_code=None)
+    )
 
 
 @database_errors
@@ -205,9 +226,10 @@ def cancel_garminconnect_login(user_id: int) -> None:
     Raises NoLoginInProgress if there is none.
     """
     settle_dead_logins()
+    logins = GarminConnectLogin.objects.filter(user_id=user_id)
     with _rows.atomic():
-        deleted, _ = GarminConnectLogin.objects.filter(user_id=user_id).delete()
-        if not deleted:
+        login = logins.first()
+        if login is None or not (_take_back(login) or logins.delete()[0]):
             raise NoLoginInProgress
         _rows.update(user_id, garminconnect_login_error="")
 
@@ -227,7 +249,7 @@ def _settle(user_id: int) -> None:
         if timedelta() < left <= MFA_LIFETIME:
             settled = mine.update(step=Step.MFA_REQUIRED, step_until=login.mfa_until, mfa_code=None)
         else:
-            settled, _ = mine.delete()
+            settled = _take_back(login) or mine.delete()[0]
         if settled:
             # Without an error if staff have deleted the row meanwhile: everybody settles this one.
             UsersIntegrations.objects.filter(user_id=user_id).update(garminconnect_login_error=code)
@@ -286,6 +308,20 @@ def _claim(
     )
     login.step = running
     return login if claimed else None
+
+
+def _take_back(login: GarminConnectLogin) -> bool:
+    """Delete a sign-in if no worker has taken it, and do not count it: Garmin never heard of it."""
+    waits = GarminConnectLogin.objects.filter(pk=login.pk, attempt=login.attempt, step=Step.QUEUED)
+    if not waits.delete()[0]:
+        return False
+    with suppress(SecretUnreadable):  # then it counts for its hour
+        counted = GarminConnectAttempt.objects.filter(
+            user_id=login.user_id, email_hash=_email_hash(login.email)
+        )
+        newest = list(counted.order_by("-at", "-pk").values_list("pk", flat=True)[:1])
+        counted.filter(pk__in=newest).delete()
+    return True
 
 
 def _mine(login: GarminConnectLogin) -> Any:
@@ -367,7 +403,13 @@ def _end(login: GarminConnectLogin, code: str) -> str:
     return code
 
 
-def _count_attempt(user_id: int, email: str) -> None:
+def _email_hash(email: str) -> str:
+    return salted_hmac(
+        "integrations.GarminConnectAttempt", email.strip().lower(), algorithm="sha256"
+    ).hexdigest()
+
+
+def _count_attempt(user_id: int, email: str) -> GarminConnectAttempt:
     """Count a sign-in before Garmin is asked. Raises TooManyAttempts, without counting it.
 
     Insert, then count: two at once may both be refused, never both allowed.
@@ -375,9 +417,7 @@ def _count_attempt(user_id: int, email: str) -> None:
     recent = GarminConnectAttempt.objects.filter(_RECENT)
     if recent.filter(user_id=user_id, email_hash=_UNFINISHED).count() >= MAX_UNFINISHED:
         raise SignInUnfinished
-    email_hash = salted_hmac(
-        "integrations.GarminConnectAttempt", email.strip().lower(), algorithm="sha256"
-    ).hexdigest()
+    email_hash = _email_hash(email)
     attempt = GarminConnectAttempt.objects.create(user_id=user_id, email_hash=email_hash, at=Now())
     for same in ({"user_id": user_id}, {"email_hash": email_hash}):
         times = list(
@@ -391,6 +431,7 @@ def _count_attempt(user_id: int, email: str) -> None:
             at, now = times[MAX_ATTEMPTS]
             left = at + ATTEMPTS_PER - now
             raise TooManyAttempts(retry_after=max(1, round(left.total_seconds())))
+    return attempt
 
 
 def _count_apart(user_id: int) -> None:
