@@ -7,15 +7,22 @@ with the request that it has under way; the scheduler's next run does the rest.
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import threading
 import time
 import uuid
+from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.db import connections
 from django.tasks import Task, task
+from django.tasks.backends.base import BaseTaskBackend
+from django.tasks.backends.dummy import DummyBackend
+from django.tasks.backends.immediate import ImmediateBackend
 
 from . import ending, services
 from .exceptions import IntegrationsError, TaskQueueUnavailable
@@ -31,15 +38,62 @@ SLICE = 20
 EVENTS = 20_000
 
 
+# Seconds that an athlete may have to wait for a task backend.
+ENQUEUE_FOR = 3
+# Threads that still wait for it after that.
+_late: list[threading.Thread] = []
+
+
 def enqueue(work: Task[..., Any], *args: Any) -> None:
-    """Hand work to a worker. Raises TaskQueueUnavailable if the task backend refuses it."""
+    """Hand work to a worker. Raises TaskQueueUnavailable if the task backend refuses it, or has not
+    taken it after ENQUEUE_FOR seconds; then a worker may get it later.
+    """
     try:
-        _enqueue(work, *args)
+        _enqueue_in_time(work, *args)
     except Exception as exc:  # each backend has errors of its own
         event = {"event": "tasks.not_taken"}
         logger.error("task %s was not taken: %s", work.name, type(exc).__name__, extra=event)
         count_failure("", "enqueue", TaskQueueUnavailable.code)
         raise TaskQueueUnavailable from exc
+
+
+def _enqueue_in_time(work: Task[..., Any], *args: Any) -> None:
+    """Enqueue in a thread, because no setting bounds all that a broker's client may wait for: a
+    name server, a handshake, a free connection, a confirm, a goodbye. Raises TimeoutError.
+
+    While a thread still waits, nobody else does: the backend is known to be silent.
+    """
+    if _is_here(work.get_backend()):
+        _enqueue(work, *args)
+        return
+    _late[:] = [thread for thread in _late if thread.is_alive()]
+    if _late:
+        raise TimeoutError
+    outcome: Future[None] = Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            outcome.set_result(context.run(_enqueue, work, *args))
+        except BaseException as exc:
+            outcome.set_exception(exc)
+        finally:
+            connections.close_all()  # those of this thread, if a receiver has used any
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        outcome.result(ENQUEUE_FOR)
+    except TimeoutError:
+        _late.append(thread)
+        raise
+
+
+def _is_here(backend: BaseTaskBackend) -> bool:
+    """Whether a backend's queue is this process or Django's database, on the same connection."""
+    if isinstance(backend, ImmediateBackend | DummyBackend):
+        return True
+    return any(cls.__module__.startswith("django_tasks_db.") for cls in type(backend).__mro__)
 
 
 def _enqueue(work: Task[..., Any], *args: Any) -> None:

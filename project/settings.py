@@ -89,6 +89,13 @@ CACHES = {"default": env.cache("CACHE_URL", "locmemcache://")}
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     # Many more than by default, or a flood of made-up names would push the counts out.
     CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 100_000)
+if CACHES["default"]["BACKEND"].endswith("RedisCache"):
+    # Seconds. A page asks it a few times, and does without one that is silent.
+    CACHES["default"]["OPTIONS"] = {
+        "socket_connect_timeout": 1,
+        "socket_timeout": 1,
+        **CACHES["default"].get("OPTIONS", {}),
+    }
 # The proxies whose X-Forwarded-Proto and -For count.
 TRUSTED_PROXIES = env.networks("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
 
@@ -197,11 +204,20 @@ if TASKS_BACKEND == "celery":
     SILENCED_SYSTEM_CHECKS += ["django_tasks_celery.W001", "django_tasks_celery.W002"]
     # Levels 0 to 4, from Django's -100 to 100; project.celery maps them.
     CELERY_TASK_QUEUE_MAX_PRIORITY = 4
+    # Seconds for each answer of a broker. With a memory alarm, RabbitMQ confirms nothing for hours.
+    _patience = 4
+    CELERY_BROKER_CONNECTION_TIMEOUT = _patience
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
-        {"confirm_publish": True}
+        {"confirm_publish": True, "read_timeout": _patience, "write_timeout": _patience}
         if CELERY_BROKER_URL.startswith("amqp")
-        else {"priority_steps": [0, 1, 2, 3, 4], "socket_connect_timeout": 4, "socket_timeout": 30}
+        else {
+            "priority_steps": [0, 1, 2, 3, 4],
+            "socket_connect_timeout": _patience,
+            "socket_timeout": _patience,
+        }
     )
+    # Once, for a connection that has died in the pool.
+    CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0}
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
