@@ -26,6 +26,8 @@ except ImproperlyConfigured as exc:
 
 # Threads, because a request that waits for Strava should not keep the others waiting.
 threads = 8
+# They wait for nobody who sends or reads slowly.
+worker_class = "project.server.Worker"
 # Longer than the longest wait for another process's token refresh.
 timeout = 90
 # %(U)s is the path without its query: an OAuth callback carries its code and state there.

@@ -115,7 +115,7 @@ def test_a_stranger_s_word_changes_nothing(settings, proxies, peer, trusted):
 # --- Bodies in chunks ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 100_000, 2_621_440])
+@pytest.mark.parametrize("size", [0, 1, 10_000, 65_536])
 def test_a_body_in_chunks_gets_its_length(size):
     found = passed_on(**chunked(b"x" * size))
     assert found["CONTENT_LENGTH"] == str(size)
