@@ -321,7 +321,14 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
     @method_decorator(transaction.non_atomic_requests)
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         # Its actions ask providers.
-        return super().changelist_view(request, extra_context)
+        with services.short_waits():
+            return super().changelist_view(request, extra_context)
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: Any = None
+    ) -> HttpResponse:
+        with services.short_waits():
+            return super().delete_view(request, object_id, extra_context)
 
     def has_act_on_links_permission(self, request: HttpRequest) -> bool:
         """Who may use the actions: Django's change permission, though no form uses it."""

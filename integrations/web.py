@@ -115,7 +115,7 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
         if not request.user.is_authenticated and request.method not in ("GET", "HEAD"):
             # A press after the session has ended: signing in should not lead to a POST's URL.
             return redirect_to_login(reverse("integrations:settings"))
-        with services.acting_as("athlete", request.user.pk):
+        with services.short_waits(), services.acting_as("athlete", request.user.pk):
             return for_people(request, *args, **kwargs)
 
     return never_cache(transaction.non_atomic_requests(wrapper))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.http.request import split_domain_port
 
+from integrations import services
+
 
 def known_hosts(
     get_response: Callable[[HttpRequest], HttpResponse],
@@ -22,6 +24,16 @@ def known_hosts(
             request.get_host = lambda: host  # type: ignore[method-assign]
         request.get_host()  # raises DisallowedHost, which is answered with 400
         return get_response(request)
+
+    return middleware
+
+
+def short_waits(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
+    """Let no request wait long for a lock: not for a session's row, nor for a user's, either."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        with services.short_waits():
+            return get_response(request)
 
     return middleware
 

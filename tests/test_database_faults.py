@@ -544,6 +544,7 @@ NO_DATABASE = {
     "link_message": "words",
     "login_message": "words",
     "login_status": "reads an instance at hand",
+    "short_waits": "a limit for what others ask",
     "staff_message": "words",
     "sync_message": "words",
     "is_strava_verify_token": "compares with a setting",
@@ -735,16 +736,22 @@ def impatient_database():
     wait(20 if connection.vendor == "sqlite" else 0)
 
 
-@contextmanager
 def busy_elsewhere(user_id, seconds=None):
     """Another connection holds what a writer of this row needs; for so long, or to the end."""
+    row = UsersIntegrations.objects.filter(user_id=user_id)
+    return held_elsewhere(lambda: row.update(user_id=user_id), seconds)
+
+
+@contextmanager
+def held_elsewhere(lock, seconds=None):
+    """Another connection holds what `lock` has locked; for so long, or to the end."""
     held, free = threading.Event(), threading.Event()
 
     def hold():
         other = connections["default"]
         try:
             with transaction.atomic():
-                UsersIntegrations.objects.filter(user_id=user_id).update(user_id=user_id)
+                lock()
                 held.set()
                 free.wait(seconds if seconds is not None else 30)
         finally:

@@ -180,7 +180,7 @@ def test_logging_in_and_out(alice):
     assert response["Location"] == "/accounts/login/"
 
 
-@pytest.mark.parametrize("username", ["\0", "x" * 100_000, "\ud7ff"])
+@pytest.mark.parametrize("username", ["\0", "x" * 50_000, "\ud7ff"])
 def test_garbage_to_the_login_is_harmless(db, client, username):
     response = client.post("/accounts/login/", {"username": username, "password": "\0"})
     assert response.status_code == 200

@@ -57,6 +57,16 @@ class IntegrationsDatabaseError(IntegrationsError):
     code = "database_error"
 
 
+class DatabaseBusy(IntegrationsDatabaseError):
+    """Something else holds the rows for too long; nothing is half written."""
+
+    code = "database_busy"
+    default_message = _(
+        "Something else is at work on your connections and takes longer than usual. "
+        "Nothing was changed. Please try again in a minute."
+    )
+
+
 class SecretUnreadable(IntegrationsError):
     """No key of FERNET_KEYS opens a stored secret: a key was lost or is wrong."""
 

@@ -2,6 +2,7 @@
 
 from ._parallel import run_parallel
 from ._trail import acting, acting_as, forget_old_link_events, get_link_events
+from ._waits import short_waits
 from ._words import event_reason, staff_message
 from .export import export_integrations
 from .garminconnect import (
@@ -153,6 +154,7 @@ __all__ = [
     "set_user_strava_client",
     "set_user_strava_state",
     "set_user_strava_sync_gear",
+    "short_waits",
     "staff_message",
     "submit_garminconnect_code",
     "sweep_strava_tokens",

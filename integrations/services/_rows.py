@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from django.dispatch import Signal
 
 from ..clock import MAY_WAIT, dated, later, read_at
 from ..exceptions import (
+    DatabaseBusy,
     IntegrationsDatabaseError,
     IntegrationsError,
     IntegrationsNotFound,
@@ -43,9 +45,19 @@ def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
             # Code that runs after the error must not get the same dead connection: a page that
             # saves its session, or a task worker, which would die while recording the error.
             close_dead_connection()
-            raise IntegrationsDatabaseError from exc
+            raise (DatabaseBusy if _is_busy(exc) else IntegrationsDatabaseError) from exc
 
     return wrapper
+
+
+def _is_busy(exc: Exception) -> bool:
+    """Whether another's lock was waited for in vain."""
+    cause = exc.__cause__
+    locked = "55P03"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+    return (
+        getattr(cause, "sqlstate", None) == locked
+        or getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    )
 
 
 def close_dead_connection() -> None:

@@ -189,6 +189,7 @@ _STAFF: dict[str, Any] = {
     "sync_in_progress": _("a sync is running already"),
     "task_queue_unavailable": _("the task backend does not answer"),
     "database_error": _("the database failed; see the log"),
+    "database_busy": _("something else holds the row; try again in a minute"),
     "subscription_refused": SubscriptionRefused.default_message,
 }
 

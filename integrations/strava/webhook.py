@@ -31,9 +31,10 @@ MAX_EVENT = 16 * 1024  # bytes; a real one has a few hundred
 @require_http_methods(["GET", "POST"])
 def webhook(request: HttpRequest, secret: str = "") -> HttpResponse:
     try:
-        if not services.is_strava_webhook(secret):
-            raise Http404
-        return _handshake(request) if request.method == "GET" else _event(request, secret)
+        with services.short_waits():
+            if not services.is_strava_webhook(secret):
+                raise Http404
+            return _handshake(request) if request.method == "GET" else _event(request, secret)
     except IntegrationsError as exc:
         # Strava tries again, and cannot help with our database.
         event = {"event": "strava.event_not_taken"}
