@@ -6,6 +6,7 @@ actions, which call services.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -25,12 +26,14 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from . import services, tasks
-from .exceptions import IntegrationsError
+from .exceptions import GarminConnectNotLinked, IntegrationsError
 from .fields import EncryptedTextField
 from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
 
-# Rows for one run of an action, so that it fits into a request's time.
+# Rows for one run of an action, and seconds after which it begins with none any more: a provider
+# that is silent takes ten for each.
 AT_ONCE = 200
+BUDGET = 5
 NAMED = 20  # rows that a message names
 
 
@@ -417,16 +420,25 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         )
         return None
 
-    @admin.action(description=_("Refresh Garmin sessions now"), permissions=["act_on_links"])
+    @admin.action(description=_("Refresh Garmin sessions soon"), permissions=["act_on_links"])
     def refresh_garminconnect(
         self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
     ) -> None:
+        def enqueue(user_id: int) -> None:
+            # Only workers ask Garmin.
+            row = services.get_user_integrations_by_user_id(user_id)
+            if not row.is_linked("garminconnect"):
+                raise GarminConnectNotLinked
+            tasks.enqueue(tasks.refresh_garminconnect_session, user_id, *services.acting())
+
         self._for_each(
             request,
             queryset,
-            services.refresh_garminconnect_session,
-            lambda n: ngettext("%d session refreshed.", "%d sessions refreshed.", n) % n,
-            _("Garmin session refreshed by hand."),
+            enqueue,
+            lambda n: (
+                ngettext("%d session will be refreshed.", "%d sessions will be refreshed.", n) % n
+            ),
+            _("Refresh of the Garmin session started by hand."),
         )
 
     @admin.action(description=_("Disconnect from Garmin Connect"), permissions=["act_on_links"])
@@ -505,11 +517,17 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         summary: Callable[[int], str],
         trail: Any,
     ) -> None:
-        """Run a service for each row; name those that fail, and go on with the others."""
+        """Run a service for each row; name those that fail, and go on with the others for BUDGET
+        seconds; say how many were not got to.
+        """
         if self._are_too_many(request, queryset):
             return
         count, failed = 0, []
-        for row in queryset:
+        rows = list(queryset)
+        give_up = time.monotonic() + BUDGET
+        for row in rows:
+            if time.monotonic() > give_up:
+                break
             try:
                 with services.acting_as("staff", request.user.pk):
                     service(row.user_id)
@@ -523,5 +541,14 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         if (more := len(failed) - NAMED) > 0:
             others = ngettext("%d other failed too.", "%d others failed too.", more) % more
             self.message_user(request, others, messages.WARNING)
+        if (left := len(rows) - count - len(failed)) > 0:
+            words = ngettext(
+                "%d was not got to, because this took too long. Nothing was changed there: choose "
+                "it again.",
+                "%d were not got to, because this took too long. Nothing was changed there: choose "
+                "them again.",
+                left,
+            )
+            self.message_user(request, words % left, messages.WARNING)
         if count:
             self.message_user(request, summary(count), messages.SUCCESS)

@@ -159,6 +159,17 @@ def sync_gear(
 
 
 @task
+def refresh_garminconnect_session(user_id: Any, actor: str = "system", actor_id: Any = None) -> str:
+    """Rotate one Garmin session now; the actor is for the trail, as in sync_gear."""
+    try:
+        with services.acting_as(actor, _key(actor_id)):
+            services.refresh_garminconnect_session(_key(user_id))
+    except IntegrationsError as exc:  # noted on the row
+        return exc.code
+    return "refreshed"
+
+
+@task
 def sync_taken_gear(user_id: Any, provider: str, until: str) -> dict[str, int] | str:
     """Run a sync that take_due_gear_syncs gave out until then, unless it was given out again."""
     if not services.is_gear_sync_taken(_key(user_id), provider, datetime.fromisoformat(until)):

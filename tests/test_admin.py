@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -15,8 +16,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
+from django_tasks_db.models import DBTaskResult
 
-from integrations import services
+from integrations import services, tasks
 from integrations.fields import EncryptedTextField
 from integrations.models import (
     GarminConnectLogin,
@@ -27,6 +29,7 @@ from integrations.models import (
 )
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE, BJORN
+from integrations.sandbox.strava.demo import Athlete
 from integrations.signals import account_unlinked
 
 from .conftest import row_of
@@ -210,7 +213,8 @@ def test_garmin_sessions_are_refreshed_and_disconnected(alice, garmin, admin):
     assert "Connected" in admin.get(LIST, {"garminconnect": "linked"}).content.decode()
     assert not admin.get(LIST, {"garminconnect": "not_linked"}).context["cl"].result_list
 
-    assert "1 session refreshed" in act(admin, "refresh_garminconnect", row).content.decode()
+    page = act(admin, "refresh_garminconnect", row)
+    assert "1 session will be refreshed" in page.content.decode()
     assert garmin.calls["token"] == 1
     assert "1 athlete disconnected" in act(admin, "disconnect_garminconnect", row).content.decode()
     assert row_of(alice).garminconnect_oauth2 is None
@@ -349,6 +353,56 @@ def test_more_than_a_request_has_time_for_is_refused(linked, admin, monkeypatch)
     monkeypatch.setattr("integrations.admin.AT_ONCE", 0)
     for action in ("refresh_strava", "sync_gear", "disconnect_strava"):
         assert "Choose at most 0" in act(admin, action, linked, confirmed=False).content.decode()
+
+
+def test_only_workers_ask_garmin(alice, bob, garmin, admin, settings):
+    settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+    row, other = (services.create_user_integrations(user.pk) for user in (alice, bob))
+    services.link_garminconnect_account(alice.pk, None, garmin.issue_session(GARMIN_ALICE))
+
+    text = act(admin, "refresh_garminconnect", row, other).content.decode()
+
+    assert "1 session will be refreshed" in text
+    assert "Bob: " in text
+    assert not garmin.calls
+    (waiting,) = DBTaskResult.objects.all()
+    args = waiting.args_kwargs["args"]
+    assert tasks.refresh_garminconnect_session.call(*args) == "refreshed"
+    assert garmin.calls["token"] == 1
+    event = services.get_link_events(alice.pk)[0]
+    assert (event.event, event.actor, event.actor_user.username) == ("refreshed", "staff", "root")
+    garmin.fail("token", "reset_before")
+    assert tasks.refresh_garminconnect_session.call(*args) == "provider_unavailable"
+    assert tasks.refresh_garminconnect_session.call(bob.pk) == "not_linked"
+
+
+ASKING = ("refresh_strava", "disconnect_strava")
+
+
+@pytest.mark.parametrize("action", ASKING)
+def test_a_silent_provider_holds_no_action_for_long(strava, link, admin, monkeypatch, action):
+    monkeypatch.setattr("integrations.admin.BUDGET", 1)
+    users = get_user_model().objects.bulk_create(
+        get_user_model()(username=f"user{n}") for n in range(4)
+    )
+    rows = []
+    for athlete_id, user in enumerate(users, 1000):
+        strava.athletes[athlete_id] = Athlete(athlete_id, "Some", "Body")
+        rows.append(link(user, athlete_id))
+    for endpoint in ("token", "revoke"):
+        strava.fail(endpoint, "delay", seconds=0.7)
+
+    started = time.monotonic()
+    page = act(admin, action, *rows)
+
+    assert time.monotonic() - started < 5
+    said = [str(message) for message in page.context["messages"]]
+    assert said[0] == (
+        "2 were not got to, because this took too long. Nothing was changed there: choose them "
+        "again."
+    )
+    assert said[1].startswith("2 ")
+    assert strava.calls["token" if action == "refresh_strava" else "revoke"] == 2
 
 
 def test_failures_are_summed_up(admin, monkeypatch):
