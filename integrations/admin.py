@@ -106,7 +106,7 @@ class StoredValuesFilter(admin.SimpleListFilter):
             values: Any = cache.get_or_set(key, self.values, 60)
         except Exception:  # a cache that is down breaks no page
             values = self.values()
-        return [(value, value.replace(",", ", ")) for value in values]
+        return [(value, value.strip(",").replace(",", ", ") or _("none")) for value in values]
 
     def values(self) -> list[str]:
         column = str(self.parameter_name)

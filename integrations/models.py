@@ -85,10 +85,13 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
     strava_sync_gear = models.BooleanField(_("gear sync"), default=False)
     strava_athlete_id = models.BigIntegerField(_("athlete id"), null=True, blank=True)
-    # What was granted, comma-separated as Strava sends it; never what was merely requested. Empty
-    # if nothing was granted, null if unknown.
-    strava_scope = models.TextField(null=True, blank=True)  # noqa: DJ001
-    strava_athlete_name = models.CharField(_("athlete"), max_length=255, blank=True, default="")
+    # What was granted, comma-separated as Strava sends it; never what was merely requested. A lone
+    # comma if nothing was granted, empty if unknown: the last release reads both as no scope.
+    strava_scope = models.TextField(blank=True, default="")
+    # Columns that the last release does not know have a default in the database, for its inserts.
+    strava_athlete_name = models.CharField(
+        _("athlete"), max_length=255, blank=True, default="", db_default=""
+    )
     # The site's app that made the link. A refresh token works only with its own client, and a typo
     # in STRAVA_CLIENT_ID must not look like a dead link.
     strava_site_client_id = models.CharField(max_length=255, blank=True, default="")
@@ -111,10 +114,10 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_pending_client_secret = EncryptedTextField(null=True, blank=True)
     # Browsers may deliver a redirect twice. So these keep digests of the state that made this link,
     # and of the state whose code is being exchanged, until the time below.
-    strava_spent_state = models.CharField(max_length=64, blank=True, default="")
-    strava_exchanging_state = models.CharField(max_length=64, blank=True, default="")
+    strava_spent_state = models.CharField(max_length=64, blank=True, default="", db_default="")
+    strava_exchanging_state = models.CharField(max_length=64, blank=True, default="", db_default="")
     strava_exchanging_until = models.DateTimeField(null=True, blank=True)
-    strava_exchanging_error = models.CharField(max_length=64, blank=True, default="")
+    strava_exchanging_error = models.CharField(max_length=64, blank=True, default="", db_default="")
 
     # Strava: the link's health.
     strava_refreshed_at = models.DateTimeField(_("last refreshed"), null=True, blank=True)
@@ -127,7 +130,7 @@ class UsersIntegrations(KeepsSecretsSealed):
     # Set when this link runs into its app's rate limit, so that the app's other links know. The
     # limit may cover only reads.
     strava_limited_until = models.DateTimeField(null=True, blank=True)
-    strava_limited_reads = models.BooleanField(default=False)
+    strava_limited_reads = models.BooleanField(default=False, db_default=False)
     # After a push event says that the link is revoked: when to ask Strava if no worker has by then,
     # and until when the allowed checks are used up.
     strava_check_due_at = models.DateTimeField(null=True, blank=True)
@@ -145,11 +148,11 @@ class UsersIntegrations(KeepsSecretsSealed):
     garminconnect_sync_gear = models.BooleanField(_("gear sync"), default=False)
     garminconnect_linked_at = models.DateTimeField(_("connected since"), null=True, blank=True)
     garminconnect_athlete_name = models.CharField(
-        _("athlete"), max_length=255, blank=True, default=""
+        _("athlete"), max_length=255, blank=True, default="", db_default=""
     )
     # Why the last sign-in failed. It says nothing about an existing link.
     garminconnect_login_error = models.CharField(
-        _("sign-in error"), max_length=64, blank=True, default=""
+        _("sign-in error"), max_length=64, blank=True, default="", db_default=""
     )
 
     # Garmin Connect: gear.
@@ -268,6 +271,7 @@ class UsersIntegrations(KeepsSecretsSealed):
 
     @property
     def strava_scopes(self) -> list[str]:
+        # Null in a database that was migrated before 0.2.0 was released.
         return [scope for scope in (self.strava_scope or "").split(",") if scope]
 
 

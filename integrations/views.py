@@ -80,7 +80,7 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
         "missing": [
             {"label": scopes.label(scope), "cost": scopes.cost(scope)}
             for scope in conf.strava_scopes()
-            if row.strava_scope is not None and scope not in granted
+            if row.strava_scope and scope not in granted
         ],
         "gear_missing": services.is_gear_missing(row, "strava"),
         # Strava compares only the host, without a port.

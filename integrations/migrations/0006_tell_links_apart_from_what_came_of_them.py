@@ -3,17 +3,6 @@ from typing import Any
 from django.db import migrations, models
 
 
-def forget_unknown_scopes(apps: Any, schema_editor: Any) -> None:
-    """Until now an empty scope meant both: not known, and none granted."""
-    rows = apps.get_model('integrations', 'UsersIntegrations').objects.using(schema_editor.connection.alias)
-    rows.filter(strava_scope='').update(strava_scope=None)
-
-
-def empty_unknown_scopes(apps: Any, schema_editor: Any) -> None:
-    rows = apps.get_model('integrations', 'UsersIntegrations').objects.using(schema_editor.connection.alias)
-    rows.filter(strava_scope=None).update(strava_scope='')
-
-
 # What came of a sign-in to Garmin, which stood where the health of the link stands.
 SIGN_IN_ERRORS = (
     'account_locked', 'captcha_required', 'internal_error', 'invalid_credentials', 'invalid_mfa_code',
@@ -50,7 +39,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='usersintegrations',
             name='garminconnect_athlete_name',
-            field=models.CharField(blank=True, default='', max_length=255, verbose_name='athlete'),
+            field=models.CharField(blank=True, db_default='', default='', max_length=255, verbose_name='athlete'),
         ),
         migrations.AddField(
             model_name='usersintegrations',
@@ -60,27 +49,27 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='usersintegrations',
             name='garminconnect_login_error',
-            field=models.CharField(blank=True, default='', max_length=64, verbose_name='sign-in error'),
+            field=models.CharField(blank=True, db_default='', default='', max_length=64, verbose_name='sign-in error'),
         ),
         migrations.AddField(
             model_name='usersintegrations',
             name='strava_athlete_name',
-            field=models.CharField(blank=True, default='', max_length=255, verbose_name='athlete'),
+            field=models.CharField(blank=True, db_default='', default='', max_length=255, verbose_name='athlete'),
         ),
         migrations.AddField(
             model_name='usersintegrations',
             name='strava_limited_reads',
-            field=models.BooleanField(default=False),
+            field=models.BooleanField(db_default=False, default=False),
         ),
         migrations.AddField(
             model_name='usersintegrations',
             name='strava_spent_state',
-            field=models.CharField(blank=True, default='', max_length=64),
+            field=models.CharField(blank=True, db_default='', default='', max_length=64),
         ),
         migrations.AddField(
             model_name='usersintegrations',
             name='strava_exchanging_state',
-            field=models.CharField(blank=True, default='', max_length=64),
+            field=models.CharField(blank=True, db_default='', default='', max_length=64),
         ),
         migrations.AddField(
             model_name='usersintegrations',
@@ -90,13 +79,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='usersintegrations',
             name='strava_exchanging_error',
-            field=models.CharField(blank=True, default='', max_length=64),
+            field=models.CharField(blank=True, db_default='', default='', max_length=64),
         ),
-        migrations.AlterField(
-            model_name='usersintegrations',
-            name='strava_scope',
-            field=models.TextField(blank=True, null=True),
-        ),
-        migrations.RunPython(forget_unknown_scopes, empty_unknown_scopes),
         migrations.RunPython(tell_sign_ins_apart, tell_sign_ins_as_links),
     ]

@@ -113,7 +113,7 @@ def request_gear_sync(user_id: int, provider: str) -> str:
 
 def is_gear_missing(row: UsersIntegrations, provider: str) -> bool:
     """Whether the athlete has withheld the scope that gear needs."""
-    known = provider == "strava" and row.strava_scope is not None
+    known = provider == "strava" and bool(row.strava_scope)
     return known and GEAR_SCOPE not in row.strava_scopes
 
 

@@ -44,7 +44,29 @@ def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | Non
         row = UsersIntegrations(user_id=user_id)
         row.read_at = timezone.now()  # nothing of another process is compared with it
         return row, None
+    _tell_sign_in_apart(row)
     return row, getattr(row.user, "integrations_garminconnect_login", None)
+
+
+# Release 0.1.0, which may still be serving, writes these where the health of a link stands.
+_SIGN_IN_ERRORS = {
+    "account_locked",
+    "captcha_required",
+    "internal_error",
+    "invalid_credentials",
+    "invalid_mfa_code",
+    "login_expired",
+    "login_interrupted",
+    "too_many_mfa_codes",
+}
+
+
+def _tell_sign_in_apart(row: UsersIntegrations) -> None:
+    """Read a failed sign-in by the last release as one of this release, as migration 0006 does."""
+    code = row.garminconnect_error
+    if code in _SIGN_IN_ERRORS or (code and not row.is_linked("garminconnect")):
+        row.garminconnect_login_error = row.garminconnect_login_error or code
+        row.garminconnect_error = ""
 
 
 def describe_integrations(

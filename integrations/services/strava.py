@@ -120,7 +120,7 @@ def write_link(
                 raise InvalidState
             if athlete_id is not None and replaced.strava_athlete_id not in (None, athlete_id):
                 Gear.objects.filter(user_id=user_id, provider="strava").delete()
-                columns = {"strava_scope": None, "strava_athlete_name": ""} | columns
+                columns = {"strava_scope": "", "strava_athlete_name": ""} | columns
                 columns |= _rows.unsynced_columns("strava")
             columns = (
                 token_columns(tokens, replaced.read_at) | _rows.anew_columns("strava") | columns
@@ -181,7 +181,7 @@ def _unlink(user_id: int, code: str = "", only_if: Q | None = None) -> bool:
         strava_sync_gear=False,
         strava_athlete_id=None,
         strava_athlete_name="",
-        strava_scope=None,
+        strava_scope="",
         strava_site_client_id="",
         strava_linked_at=None,
         strava_refreshed_at=None,

@@ -192,7 +192,7 @@ def _exchange(
             tokens,
             # If Strava does not say who it is, the next sync finds out.
             strava_athlete_id=None,
-            strava_scope=",".join(granted),
+            strava_scope=",".join(granted) or ",",
             strava_site_client_id=client.client_id if client.is_site else "",
             strava_linked_at=timezone.now(),
             strava_spent_state=_digest(state),
@@ -231,7 +231,7 @@ def _spent_before(user_id: int, state: str) -> StravaAuthorization:
         if row is not None and constant_time_compare(row.strava_spent_state, digest):
             if row.strava_status != LinkStatus.LINKED:
                 raise StravaRelinkRequired
-            scopes = conf.strava_scopes() if row.strava_scope is None else row.strava_scopes
+            scopes = row.strava_scopes if row.strava_scope else conf.strava_scopes()
             return replace(_authorization(scopes), repeated=True)
         if row is None or not constant_time_compare(row.strava_exchanging_state, digest):
             raise InvalidState
