@@ -161,6 +161,31 @@ class Environment:
         path = parts.path.replace("+", "%2B") or "/"
         return dict(environ.Env.db_url_config(parts._replace(path=path)))
 
+    def mailers(self, name: str, default: str = "") -> dict[str, Any]:
+        """Django's MAILERS with one mail server; none if the variable is not set."""
+        schemes = ("smtp", "smtp+tls", "smtp+ssl", "consolemail")
+        example = "smtp+tls://user:password@host:587"
+        url = self.address(name, schemes, default, example=example)
+        if not url:
+            return {}
+        parts = urlsplit(url)
+        if parts.scheme == "consolemail":
+            return {"default": {"BACKEND": "django.core.mail.backends.console.EmailBackend"}}
+        if not parts.hostname:
+            raise ImproperlyConfigured(f"{name} must be an address such as {example}.")
+        tls, ssl = parts.scheme == "smtp+tls", parts.scheme == "smtp+ssl"
+        options = {
+            "host": parts.hostname,
+            "port": parts.port or (587 if tls else 465 if ssl else 25),
+            "username": unquote(parts.username or ""),
+            "password": unquote(parts.password or ""),
+            "use_tls": tls,
+            "use_ssl": ssl,
+            "timeout": 10,  # seconds
+        }
+        backend = "django.core.mail.backends.smtp.EmailBackend"
+        return {"default": {"BACKEND": backend, "OPTIONS": options}}
+
     def cache(self, name: str, default: str) -> dict[str, Any]:
         example = "redis://:password@host/0"
         url = self.address(name, environ.Env.CACHE_SCHEMES, default, example=example)

@@ -1,8 +1,10 @@
-"""Signing in, with a limit on guesses: for athletes, and for staff in the admin."""
+"""Signing in, with a limit on guesses and a line in the log: for athletes, and for staff in the
+admin."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -12,14 +14,20 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth import get_user_model
 from django.contrib.auth import views as auth_views
 from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
+from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 
 from .proxy import is_trusted
+
+logger = logging.getLogger("project.login")
 
 WINDOW = 300  # seconds
 # Wrong passwords allowed within it: for one name from one network; from one network for any name;
@@ -54,9 +62,48 @@ def client_network(request: HttpRequest) -> str:
     return str(parsed)
 
 
-def _count(key: str) -> int:
-    cache.add(key, 0, WINDOW)
+def count(key: str, window: int = WINDOW) -> int:
+    """Count one more under this key; returns how many there were within these seconds."""
+    cache.add(key, 0, window)
     return cache.incr(key)
+
+
+def note(event: str, who: str, request: HttpRequest | None = None) -> None:
+    """Leave a line about a log-in or a password: who it was, and from which network."""
+    network = client_network(request) if request is not None else ""
+    extra = {"event": event, "network": network}
+    logger.info("%s: %s%s", event, who, f" from {network}" if network else "", extra=extra)
+
+
+def hashed(typed: str) -> str:
+    """A name for what was typed and belongs to no user: it may be a password in the wrong field."""
+    return salted_hmac("project.login", typed, algorithm="sha256").hexdigest()[:16]
+
+
+def _typed_user(name: str) -> str:
+    try:
+        return f"user {get_user_model()._default_manager.get_by_natural_key(name).pk}"
+    except Exception:  # there is none, or the database cannot tell
+        return f"nobody, {hashed(name)}"
+
+
+@receiver(user_logged_in)
+def note_login(request: HttpRequest, user: Any, **kwargs: Any) -> None:
+    note("login.done", f"user {user.pk}", request)
+
+
+@receiver(user_logged_out)
+def note_logout(request: HttpRequest, user: Any, **kwargs: Any) -> None:
+    if user is not None:
+        note("logout.done", f"user {user.pk}", request)
+
+
+@receiver(user_login_failed)
+def note_failure(
+    credentials: dict[str, Any], request: HttpRequest | None = None, **kwargs: Any
+) -> None:
+    name = credentials.get("username") or credentials.get(get_user_model().USERNAME_FIELD)
+    note("login.failed", _typed_user(str(name or "")), request)
 
 
 class ThrottledForm(AuthenticationForm):
@@ -73,8 +120,9 @@ class ThrottledForm(AuthenticationForm):
         # that is down keeps nobody out.
         with suppress(Exception):
             # The narrowest first: a try that it stops is not counted by the others.
-            self.throttled = any(_count(key) > most for key, most in keys.items())
+            self.throttled = any(count(key) > most for key, most in keys.items())
         if self.throttled:
+            note("login.limited", _typed_user(self.cleaned_data.get("username", "")), self.request)
             raise ValidationError(
                 _("Too many wrong passwords. Please try again in five minutes."), code="throttled"
             )
@@ -104,6 +152,9 @@ class ThrottledAdminForm(ThrottledForm, AdminAuthenticationForm):
 class LoginView(auth_views.LoginView):
     authentication_form = ThrottledForm
     redirect_authenticated_user = True
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(**kwargs, can_reset=bool(settings.MAILERS))
 
     def form_invalid(self, form: Any) -> HttpResponse:
         if form.non_field_errors():

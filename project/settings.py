@@ -229,9 +229,29 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+# How long the link in a message works.
+PASSWORD_RESET_TIMEOUT = 3600  # seconds
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "integrations:settings"
 LOGOUT_REDIRECT_URL = "login"
+
+# A code of an authenticator app, besides the password, for the admin.
+STAFF_SECOND_FACTOR = env.flag("STAFF_SECOND_FACTOR")
+if STAFF_SECOND_FACTOR:
+    INSTALLED_APPS += ["django_otp", "django_otp.plugins.otp_totp"]
+    MIDDLEWARE.insert(
+        MIDDLEWARE.index("django.contrib.auth.middleware.AuthenticationMiddleware") + 1,
+        "django_otp.middleware.OTPMiddleware",
+    )
+    OTP_TOTP_ISSUER = "Athlete Integrations"
+    # No page of the admin shows the seed of a device.
+    OTP_ADMIN_HIDE_SENSITIVE_DATA = True
+
+# Without a mail server nobody can ask for a new password.
+MAILERS = env.mailers("EMAIL_URL", "consolemail://" if DEBUG else "")
+if not MAILERS:
+    SILENCED_SYSTEM_CHECKS += ["mail.W001"]
+DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "webmaster@localhost")
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

@@ -20,6 +20,8 @@ os.environ.update(
         "INTEGRATIONS_SANDBOX": "off",
         "INTEGRATIONS_SPOOL_DIR": tempfile.mkdtemp(prefix="integrations-spool-"),
         "TASKS_BACKEND": "immediate",
+        "EMAIL_URL": "",
+        "STAFF_SECOND_FACTOR": "off",
         "PROMETHEUS": "off",
         "PROMETHEUS_TOKEN": "",
         "LOG_FORMAT": "line",
