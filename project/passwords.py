@@ -15,6 +15,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth import views as auth_views
 from django.contrib.auth.forms import PasswordChangeForm, PasswordResetForm
 from django.contrib.auth.tokens import default_token_generator
+from django.core import signing
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.core.mail import send_mail
@@ -37,6 +38,7 @@ from .login import MOST, client_network, count, hashed, note
 logger = logging.getLogger("project.passwords")
 
 HOUR = 3600  # seconds
+SALT = "project.passwords.send_password_reset"
 # Messages sent within it to one address, and asked for by one network. Beyond them the answer is
 # the same and nothing is sent. Those that were sent work, so nobody is kept out by it.
 MOST_TO_ADDRESS, MOST_FROM_NETWORK = 3, 20
@@ -95,7 +97,9 @@ class QueuedPasswordResetForm(PasswordResetForm):
         who = ", ".join(f"user {user.pk}" for user in users) or f"nobody, {hashed(email)}"
         note("password_reset.asked" if allowed else "password_reset.limited", who, request)
         links = [[str(user.pk), _address(user, request)] for user in users if allowed]
-        enqueue(send_password_reset, links, translation.get_language())
+        # Signed, or whoever can write to the queue could send a link to a site of their own.
+        asked = signing.dumps([links, translation.get_language()], salt=SALT)
+        enqueue(send_password_reset, asked)
 
 
 def _counts(email: str, network: str) -> bool:
@@ -119,9 +123,10 @@ def _address(user: Any, request: HttpRequest) -> str:
 
 
 @task(priority=50)
-def send_password_reset(links: list[list[str]], language: str | None) -> None:
+def send_password_reset(asked: str) -> None:
     """Send each user, by id, the address of the form. A task, because a mail server may keep one
     waiting. The token is made only here: a queue would keep it."""
+    links, language = signing.loads(asked, salt=SALT, max_age=HOUR)
     users = {
         str(user.pk): user
         for user in get_user_model()._default_manager.filter(
