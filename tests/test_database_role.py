@@ -28,6 +28,8 @@ for command in ("refresh_strava_tokens", "rotate_fernet_keys", "clearsessions"):
 call_command("check", databases=["default"])
 """
 
+JSON = "application/json"
+
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -126,13 +128,29 @@ def test_what_the_next_migration_adds_is_the_sites_as_well(role):
             cursor.execute("DROP TABLE added")
 
 
-def test_a_ciphertext_opens_in_another_row_as_security_md_says(alice, bob, linked):
-    """Whoever can write to the table can do this. If it fails, SECURITY.md is too modest."""
-    services.create_user_integrations(bob.pk)
+def copy(column, giver, taker, *columns):
+    """Copy a ciphertext into another user's row, as whoever may write to the table can."""
+    source = f"(SELECT {column} FROM users_integrations WHERE user_id = {giver.pk})"
+    changes = ", ".join(f"{name} = {source}" for name in columns)
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE users_integrations SET strava_token = (SELECT strava_token FROM"
-            " users_integrations WHERE user_id = %s) WHERE user_id = %s",
-            [alice.pk, bob.pk],
-        )
+        cursor.execute(f"UPDATE users_integrations SET {changes} WHERE user_id = {taker.pk}")
+
+
+def test_a_ciphertext_opens_in_another_row_as_security_md_says(alice, bob, linked):
+    """If this fails, SECURITY.md is too modest."""
+    services.create_user_integrations(bob.pk)
+    copy("strava_token", alice, bob, "strava_token")
     assert row_of(bob).strava_token == row_of(alice).strava_token
+
+
+@pytest.mark.parametrize("secret", ["strava_token", "strava_refresh_token", "strava_client_secret"])
+def test_but_no_page_shows_what_it_opens_to(alice, bob, bob_client, linked, secret):
+    """The Client ID is the one encrypted column that leaves the site in a URL."""
+    services.set_user_strava_client(alice.pk, "10001", "sandbox-secret-of-alice")
+    services.create_user_integrations(bob.pk)
+    copy(secret, alice, bob, "strava_client_id", "strava_client_secret")
+
+    response = bob_client.post("/integrations/strava/connect/", headers={"accept": JSON})
+
+    assert response.status_code == 400
+    assert getattr(row_of(alice), secret) not in response.content.decode()

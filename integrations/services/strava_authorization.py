@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ from ..strava.client import StravaClient, StravaTokens
 from . import _rows, strava
 from ._rows import AUTHORIZATION_LIFETIME, database_errors
 
+# As Strava gives them, and as the page's form takes them.
+CLIENT_ID = re.compile(r"[0-9]{1,20}")
 # How long a second callback waits for the first, at most: Strava's timeouts included.
 EXCHANGE_TAKES = timedelta(seconds=20)
 
@@ -94,9 +97,13 @@ def begin_strava_authorization(
         }
     else:
         try:
-            client = strava.own_client(row) or strava.site_client()
+            own = strava.own_client(row)
         except SecretUnreadable as exc:
             raise ClientRequired from exc  # it has to be entered again
+        # It goes into a URL. Whoever can write to the table could have put a token in its place.
+        if own is not None and not CLIENT_ID.fullmatch(own.client_id):
+            raise ClientRequired
+        client = own or strava.site_client()
     _rows.update(user_id, **columns)
     return AuthorizationRequest(
         authorization_url=client.authorization_url(
