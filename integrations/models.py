@@ -86,8 +86,9 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_sync_gear = models.BooleanField(_("gear sync"), default=False)
     strava_athlete_id = models.BigIntegerField(_("athlete id"), null=True, blank=True)
     # What was granted, comma-separated as Strava sends it; never what was merely requested. A lone
-    # comma if nothing was granted, empty if unknown: the last release reads both as no scope.
-    strava_scope = models.TextField(blank=True, default="")
+    # comma if nothing was granted, empty if unknown: the last release reads both as no scope. It
+    # cannot read a null, so nobody may write one yet.
+    strava_scope = models.TextField(null=True, blank=True, default="")  # noqa: DJ001
     # Columns that the last release does not know have a default in the database, for its inserts.
     strava_athlete_name = models.CharField(
         _("athlete"), max_length=255, blank=True, default="", db_default=""
@@ -271,7 +272,6 @@ class UsersIntegrations(KeepsSecretsSealed):
 
     @property
     def strava_scopes(self) -> list[str]:
-        # Null in a database that was migrated before 0.2.0 was released.
         return [scope for scope in (self.strava_scope or "").split(",") if scope]
 
 

@@ -81,5 +81,10 @@ class Migration(migrations.Migration):
             name='strava_exchanging_error',
             field=models.CharField(blank=True, db_default='', default='', max_length=64),
         ),
+        migrations.AlterField(
+            model_name='usersintegrations',
+            name='strava_scope',
+            field=models.TextField(blank=True, default='', null=True),
+        ),
         migrations.RunPython(tell_sign_ins_apart, tell_sign_ins_as_links),
     ]
