@@ -210,6 +210,22 @@ def a_login_that_failed(desk):
 
 
 @state()
+def a_password_that_was_not_changed(desk):
+    desk.window.open(f"{desk.site.url}/accounts/password_change/")
+    desk.let_anything_pass()
+    for name in ("old_password", "new_password1", "new_password2"):
+        desk.window.fill(f"[name={name}]", "wrong")
+    desk.window.press("form:has([name=old_password]) button")
+    desk.window.wait_for_element(".errorlist", seconds=5)
+
+
+@state()
+def a_link_to_a_new_password_that_is_too_old(desk):
+    desk.window.open(f"{desk.site.url}/accounts/reset/MQ/?token=old")
+    desk.window.wait_for_element("[href*=password_reset]", seconds=5)
+
+
+@state()
 def a_page_that_was_open_for_too_long(desk):
     desk.open()
     desk.window.js(
