@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import time
 
 import pytest
@@ -15,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from project import passwords
 from project.env import Environment
 
+from .processes import BASE_DIR, PYTHON
 from .test_abuse import log_in
 
 CHANGE = "/accounts/password_change/"
@@ -283,3 +286,20 @@ def test_a_silent_mail_server_keeps_no_request_waiting(alice, client, settings):
     began = time.monotonic()
     assert ask(client).status_code == 200
     assert time.monotonic() - began < 5
+
+
+def test_a_celery_worker_knows_the_task():
+    """It is found by the system checks, which Celery runs at a worker's start and which load the
+    site's addresses."""
+    script = (
+        "import django; django.setup(); from project.celery import app; "
+        "app.loader.import_default_modules(); print(*app.tasks)"
+    )
+    celery = {"TASKS_BACKEND": "celery", "CELERY_BROKER_URL": "redis://127.0.0.1:9/0"}
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", **celery}
+    worker = subprocess.run(
+        [PYTHON, "-c", script], env=env, cwd=BASE_DIR, capture_output=True, text=True, timeout=60
+    )
+    assert worker.returncode == 0, worker.stderr
+    names = {"project.passwords.send_password_reset", "integrations.tasks.sync_gear"}
+    assert names <= set(worker.stdout.split())
