@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -220,6 +221,16 @@ def test_what_one_begins_with_strava_the_other_carries_on(alice, old, new, strav
         assert other.sync_gear(alice.pk, "strava") == count > 0
         assert one.disconnect(alice.pk, "strava") == "not_linked"
         assert other.look(alice.pk)["strava"]["status"] == "not_linked"
+
+
+def test_both_at_once_cause_one_refresh(alice, expired, old, new, strava):
+    strava.fail("token", "delay", seconds=1)
+    with ThreadPoolExecutor(1) as thread:
+        theirs = thread.submit(old.token, alice.pk)
+        ours = new.token(alice.pk)
+        assert theirs.result(30) == ours
+    assert strava.calls["token"] == 1
+    assert strava.is_alive(ours)
 
 
 def test_a_link_without_scopes_opens_on_either_side(alice, bob, old, new, strava):
