@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -101,12 +101,13 @@ def holding() -> Iterator[None]:
 
     was_told = _flags[-1][0]
     try:
-        for number in SIGNALS:
-            handler = signal.getsignal(number)
-            # Within another block, which holds them back already.
-            if handler not in (None, signal.SIG_IGN) and not hasattr(handler, "holds"):
-                before[number] = handler
-                signal.signal(number, note)
+        with suppress(ValueError):  # where Python is embedded and has no signals
+            for number in SIGNALS:
+                handler = signal.getsignal(number)
+                # Within another block, which holds them back already.
+                if handler not in (None, signal.SIG_IGN) and not hasattr(handler, "holds"):
+                    before[number] = handler
+                    signal.signal(number, note)
         yield
     finally:
         restore()

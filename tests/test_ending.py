@@ -112,7 +112,7 @@ def ends():
 
 def test_a_process_that_lives_on_is_not_told_any_more(ends):
     with ending.holding():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert ending.wait(20)
         assert not ends
     assert ends == [signal.SIGTERM]
@@ -121,7 +121,7 @@ def test_a_process_that_lives_on_is_not_told_any_more(ends):
 def test_a_block_within_another_changes_nothing(ends):
     with ending.holding():
         with ending.holding():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             assert ending.wait(20)
         assert ending.told()
         assert not ends
@@ -142,14 +142,23 @@ def test_a_block_in_a_thread_leaves_the_signals_alone(ends):
     assert seen == [before]
 
 
+def test_a_block_where_python_has_no_signals_is_a_block(monkeypatch):
+    def refuse(*args):
+        raise ValueError("signal only works in main thread of the main interpreter")
+
+    monkeypatch.setattr(signal, "signal", refuse)
+    with ending.holding():
+        pass
+
+
 def test_a_server_that_listens_is_told_for_good():
     script = """
-import os, signal
+import signal
 from integrations import ending
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 ending.listen()
 with ending.holding():
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
 print(ending.wait(20), signal.getsignal(signal.SIGHUP) == signal.SIG_DFL)
 """
     done = subprocess.run(
@@ -160,11 +169,11 @@ print(ending.wait(20), signal.getsignal(signal.SIGHUP) == signal.SIG_DFL)
 
 def test_a_worker_of_gunicorn_listens_and_still_ends_as_gunicorn_wants():
     script = """
-import os, runpy, signal
+import runpy, signal
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 runpy.run_path("gunicorn.conf.py")["post_worker_init"](None)
 from integrations import ending
-os.kill(os.getpid(), signal.SIGTERM)
+signal.raise_signal(signal.SIGTERM)
 print(ending.told())
 """
     done = subprocess.run(
@@ -444,7 +453,7 @@ def told_at(ends, monkeypatch):
         function = getattr(importlib.import_module(module), name)
 
         def tell_first(*args, **options):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             return function(*args, **options)
 
         monkeypatch.setattr(path, tell_first)
