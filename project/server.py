@@ -194,6 +194,11 @@ class Worker(ThreadWorker):
             if conn.sock.fileno() >= 0:  # not closed meanwhile
                 self._hand_over(conn)
 
+    def _cap_keepalive(self, deadline: float) -> None:  # once, when the worker is told to stop
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
     def _say_goodbye(self, conn: TConn) -> None:
         """End a connection once the other side has read what was sent and closed its end, too.
 
