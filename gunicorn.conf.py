@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -34,12 +35,21 @@ timeout = 90
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(M)sms'
 
 
+def _encoded_path(record):
+    """Log the path as it was sent: decoded, it could have quotes, spaces and line breaks."""
+    if isinstance(record.args, dict) and isinstance(record.args.get("U"), str):
+        path = record.args["U"].replace('\\"', '"')  # as gunicorn escapes it
+        record.args["U"] = quote(path, safe="/:@!$&'()*+,;=~", errors="replace")
+    return True
+
+
 def on_starting(server):
     """Keep secrets out of gunicorn's own logs: an uncaught error shows the request's URL. And let
-    nobody write lines of their own there: %(U)s is decoded.
+    nobody write lines of their own there.
     """
     from integrations.reporting import OnOneLine, WithoutSecrets  # after --chdir has been done
 
+    server.log.access_log.addFilter(_encoded_path)
     for log in (server.log.error_log, server.log.access_log):
         log.addFilter(WithoutSecrets())
         log.addFilter(OnOneLine())

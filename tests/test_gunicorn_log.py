@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ from .processes import Site
 REQUESTS = [
     b"GET /y%0aFORGED HTTP/1.1\r\nHost: localhost\r\n",
     b"GET /y%0d%0aFORGED%20%22%20200 HTTP/1.1\r\nHost: localhost\r\n",
+    b"GET /y%5c%22%20200%205%201ms%20FORGED HTTP/1.1\r\nHost: localhost\r\n",
+    b"GET /%c3%bc/%%/FORGED%zz%25 HTTP/1.1\r\nHost: localhost\r\n",
     b"GET /y%1b%5b2KFORGED%e2%80%a8FORGED%c2%85FORGED HTTP/1.1\r\nHost: localhost\r\n",
     b"GET /y%0aFORGED/access_token=s3cret HTTP/1.1\r\nHost: localhost\r\n",
     b"GET /y HTTP/1.1\r\nHost: localhost%0aFORGED\r\n",
@@ -41,6 +44,10 @@ def test_nobody_writes_a_line_of_their_own(log_format, tmp_path):
     found = {path.name: path.read_bytes().decode() for path in tmp_path.iterdir()}
     assert found["access"].count("FORGED") >= 5
     assert found["console"].count("FORGED") >= 4
+    for line in found["access"].splitlines():
+        assert re.fullmatch(r'127\.0\.0\.1 "[A-Z]+ [^" ]*" \d{3} (\d+|-) \d+ms', line), line
+    assert '"GET /y%0AFORGED" 404' in found["access"]
+    assert '"GET /%C3%BC/' in found["access"]
     assert "s3cret" not in "".join(found.values())
     for name, text in found.items():
         starts = {"access": "127.0.0.1 ", "error": "[", "console": ("2", "{", "  ")}[name]
