@@ -491,7 +491,7 @@ def test_a_sync_that_is_told_to_end_asks_for_no_more_details(alice, linked, stra
     assert not Gear.objects.filter(user=alice, brand=None).exists()
 
 
-def test_a_scheduler_that_is_told_to_end_begins_no_more(told_at, ends):
+def test_a_scheduler_that_is_told_to_end_begins_no_more(db, told_at, ends):
     ran = []
     told_at("tests.test_ending.first")
     jobs = [Job(name, lambda: ran.append(first()), timedelta(1)) for name in "ab"]
