@@ -442,7 +442,7 @@ def test_a_scheduler_whose_clock_jumps_goes_on(db, tmp_path):
         site.start("-m", "project.schedule")
         for times, off_by in enumerate((0, DAY, 0), start=1):
             clock.set(off_by)
-            wait_until(lambda times=times: swept.count() >= times, seconds=20)
+            wait_until(lambda times=times: swept.count() >= times)
     finally:
         site.stop()
 
