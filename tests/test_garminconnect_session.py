@@ -256,7 +256,8 @@ def test_a_forced_refresh_rotates_however_fresh_it_is(alice, garmin, linked):
 def test_a_library_that_never_answers_does_not_hold_the_others(alice, garmin, lapsing, monkeypatch):
     monkeypatch.setattr(garminconnect.GarminConnectTokenKeeper, "lease", -9.7)
     UsersIntegrations.objects.update(
-        garminconnect_lease="0" * 32, garminconnect_lease_until=timezone.now() + timedelta(hours=1)
+        garminconnect_lease="0" * 32,
+        garminconnect_lease_until=timezone.now() + timedelta(minutes=1),
     )
     started = time.monotonic()
     with pytest.raises(GarminConnectUnavailable):
