@@ -537,7 +537,7 @@ def test_the_format_of_the_log_is_a_setting():
     line = json.loads(err)
     assert (line["message"], line["level"], line["event"]) == ("a b\n", "WARNING", "integrations.x")
     _code, _out, err = manage("shell", "--no-imports", "-c", script, **PRODUCTION)
-    assert err.endswith(" WARNING integrations.x a b\n\n")
+    assert err.endswith(" WARNING integrations.x a b\\n\n")  # on one line
 
 
 HEX = "0123456789abcdef0123456789abcdef01234567"
