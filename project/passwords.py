@@ -95,7 +95,7 @@ class QueuedPasswordResetForm(PasswordResetForm):
         users = list(self.get_users(email))
         allowed = _counts(email, client_network(request))
         who = ", ".join(f"user {user.pk}" for user in users) or f"nobody, {hashed(email)}"
-        note("password_reset.asked" if allowed else "password_reset.limited", who, request)
+        note("password.reset_asked" if allowed else "password.reset_limited", who, request)
         links = [[str(user.pk), _address(user, request)] for user in users if allowed]
         # Signed, or whoever can write to the queue could send a link to a site of their own.
         asked = signing.dumps([links, translation.get_language()], salt=SALT)
@@ -142,7 +142,7 @@ def send_password_reset(asked: str) -> None:
                 try:
                     send_mail(_("A new password"), text, None, [user.email])
                 except Exception as exc:  # whose message may show the address
-                    event = {"event": "password_reset.not_sent"}
+                    event = {"event": "password.reset_not_sent"}
                     words = "no message was sent to user %s: %s"
                     logger.warning(words, pk, type(exc).__name__, extra=event)
 
@@ -208,6 +208,6 @@ class PasswordResetConfirmView(auth_views.PasswordResetConfirmView):
 
     def form_valid(self, form: Any) -> HttpResponse:
         response = super().form_valid(form)
-        note("password_reset.done", f"user {form.user.pk}", self.request)
+        note("password.reset_done", f"user {form.user.pk}", self.request)
         messages.success(self.request, _("Your new password is set. Sign in with it."))
         return response

@@ -145,7 +145,7 @@ def test_a_forgotten_password_is_replaced_by_a_link_that_works_once(alice, clien
     assert log_in(Client(), NEW).status_code == 302
     assert "no longer works" in Client().get(link, follow=True).content.decode()
     events = [event for event, _line in lines()]
-    assert events == ["login.done", "password_reset.asked", "password_reset.done", "login.done"]
+    assert events == ["login.done", "password.reset_asked", "password.reset_done", "login.done"]
 
 
 def test_nobody_is_told_who_is_a_user(alice, client, lines, django_user_model):
@@ -196,7 +196,7 @@ def test_a_mailbox_is_not_flooded(alice, client, lines):
     assert len(mail.outbox) == passwords.MOST_TO_ADDRESS
     follow(client, link_in(mail.outbox[0]))  # what was sent works
     assert log_in(Client(), NEW).status_code == 302
-    assert lines()[5][0] == "password_reset.limited"
+    assert lines()[5][0] == "password.reset_limited"
 
 
 def test_one_network_does_not_write_to_everybody(client, django_user_model):
@@ -244,7 +244,7 @@ def test_a_mail_server_that_fails_shows_no_address(alice, client, monkeypatch, c
 
     monkeypatch.setattr("project.passwords.send_mail", refused)
     assert ask(client).status_code == 200
-    assert "password_reset.not_sent" in [getattr(each, "event", "") for each in caplog.records]
+    assert "password.reset_not_sent" in [getattr(each, "event", "") for each in caplog.records]
     assert "alice@" not in caplog.text
 
 
