@@ -124,10 +124,29 @@ class _Watchdog:
 
 
 class _Watched:
-    """A connection that is made in time, and whose answers are under the watchdog's limit."""
+    """A connection whose answers are under the watchdog's time limit."""
 
     sock: Any
     timeout: Any
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        watchdog.end(self.sock)
+        self.sock.settimeout(self.timeout)  # for each write
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            watchdog.end(self.sock)
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def getresponse(self) -> Any:
+        watchdog.begin(self.sock)
+        return super().getresponse()  # type: ignore[misc]
+
+
+class _Reached(_Watched):
+    """A connection that is made in time as well."""
+
     _dns_host: str
     port: int
     source_address: Any
@@ -164,20 +183,6 @@ class _Watched:
             raise ConnectTimeoutError(self, "no connection in time") from failure
         raise NewConnectionError(self, "no connection") from failure  # type: ignore[arg-type]
 
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        watchdog.end(self.sock)
-        self.sock.settimeout(self.timeout)  # for each write
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:
-            watchdog.end(self.sock)
-        super().request(*args, **kwargs)  # type: ignore[misc]
-
-    def getresponse(self) -> Any:
-        watchdog.begin(self.sock)
-        return super().getresponse()  # type: ignore[misc]
-
 
 def _addresses(host: str, port: int, deadline: float) -> list[Any]:
     """What getaddrinfo says. It takes as long as it likes, so a thread of its own waits for it.
@@ -202,11 +207,11 @@ def _addresses(host: str, port: int, deadline: float) -> list[Any]:
     raise TimeoutError("the name was not found in time")
 
 
-class _HTTPConnection(_Watched, urllib3.connection.HTTPConnection):
+class _HTTPConnection(_Reached, urllib3.connection.HTTPConnection):
     pass
 
 
-class _HTTPSConnection(_Watched, urllib3.connection.HTTPSConnection):
+class _HTTPSConnection(_Reached, urllib3.connection.HTTPSConnection):
     pass
 
 
@@ -219,6 +224,12 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
 
 
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+def _watched(pool: Any) -> Any:
+    """A pool of the same kind, whose connections are watched."""
+    connection = type("WatchedConnection", (_Watched, pool.ConnectionCls), {})
+    return type("WatchedPool", (pool,), {"ConnectionCls": connection})
 
 
 class TooLong(requests.RequestException):
@@ -236,9 +247,13 @@ class DeadlineAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        is_new = proxy not in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):  # whose connections are of another kind
+        if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = _POOLS
+        elif is_new:  # another library makes its connections
+            pools = manager.pool_classes_by_scheme.items()
+            manager.pool_classes_by_scheme = {scheme: _watched(pool) for scheme, pool in pools}
         return manager
 
     def send(  # type: ignore[override]

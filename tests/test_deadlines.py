@@ -16,11 +16,13 @@ from datetime import timedelta
 import curl_cffi
 import pytest
 import requests
+import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from django.contrib.auth import get_user_model
 from django.utils import timezone
+from requests.adapters import HTTPAdapter
 
 from integrations import http, services
 from integrations.exceptions import ProviderUnavailable
@@ -126,8 +128,9 @@ def asks(alice, expired, strava, settings, monkeypatch):
             assert (row.strava_status, row.strava_lease) == (LinkStatus.LINKED, None)
             assert time.monotonic() - started < 3
 
+    proxies = http._proxies
     yield ask
-    http._proxies.cache_clear()
+    proxies.cache_clear()
 
 
 @pytest.fixture
@@ -208,6 +211,16 @@ def test_behind_a_proxy_the_deadline_is_the_same(asks, scheme, monkeypatch):
             asks(f"{scheme}://{NAME}")
 
 
+def test_behind_a_socks_proxy_an_answer_has_its_deadline(asks, monkeypatch):
+    """Its connections are another library's, here a stand-in that needs no proxy."""
+    manager = urllib3.PoolManager()
+    monkeypatch.setattr(HTTPAdapter, "proxy_manager_for", lambda *arguments, **more: manager)
+    with bit_by_bit(b"", b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 500) as address:
+        monkeypatch.setattr(http, "_proxies", lambda origin: {"http": "socks5://127.0.0.1:9"})
+        with pytest.raises(ProviderUnavailable):
+            asks(address)
+
+
 def test_the_deadline_lies_within_every_lease():
     takes = http.CONNECT_TIMEOUT + http.READ_TIMEOUT
     waited = strava_sweep.CLAIM_LASTS
@@ -269,6 +282,8 @@ def tls(tmp_path, monkeypatch):
                 for byte in rest:
                     connection.sendall(bytes([byte]))
                     time.sleep(0.02)
+                while connection.recv(65536):  # until they hang up
+                    pass
 
         thread = threading.Thread(target=answer)
         thread.start()
