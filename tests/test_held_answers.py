@@ -452,7 +452,7 @@ def test_one_whose_lease_is_anothers_by_now_concludes_nothing(
         return ask(self, refresh_token)
 
     def store():
-        UsersIntegrations.objects.update(**strava_service.token_columns(tokens[0]))
+        UsersIntegrations.objects.update(**strava_service.token_columns(tokens[0], timezone.now()))
         connections.close_all()
 
     monkeypatch.setattr(StravaClient, "refresh_access_token", overtaken)

@@ -146,7 +146,7 @@ class _Sweep:
         """
         free = _keeper.lease_is_over()
         further = Q()
-        while not (self.has_to_end() or self.database_is_away):
+        while not self.has_to_end():
             due = self.due().filter(free, further)
             if self.site_limited:
                 due = due.filter(strava_client_id__isnull=False)
@@ -182,7 +182,7 @@ class _Sweep:
     def has_to_end(self) -> bool:
         if time.monotonic() > self.time_is_up_at:
             self.counts.is_over = False
-        return ending.told() or not self.counts.is_over
+        return ending.told() or self.database_is_away or not self.counts.is_over
 
     def refresh(self, claim: Claim) -> None:
         row, lease = claim.row, claim.lease
@@ -190,12 +190,9 @@ class _Sweep:
         asked = True
         try:
             is_own = row.has_secret("strava_client_id")
-            if self.database_is_away:
+            if self.has_to_end() or (strava.limited_for(row) if is_own else self.site_limited):
                 with suppress(DatabaseError, InterfaceError):
                     _keeper.drop_lease(row, lease)
-                asked = False
-            elif self.has_to_end() or (strava.limited_for(row) if is_own else self.site_limited):
-                _keeper.drop_lease(row, lease)
                 asked = False
             elif not self.may_ask(claim):
                 outcome["skipped"] += 1  # another's by now
