@@ -505,7 +505,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
     def _are_too_many(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> bool:
         if queryset.count() <= AT_ONCE:
             return False
-        words = _("Choose at most %d: each of them is asked about at the provider.") % AT_ONCE
+        words = _("Choose at most %d: the provider is asked about each of them.") % AT_ONCE
         self.message_user(request, words, messages.ERROR)
         return True
 
@@ -518,7 +518,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         trail: Any,
     ) -> None:
         """Run a service for each row; name those that fail, and go on with the others for BUDGET
-        seconds; say how many were not got to.
+        seconds; say how many were left out.
         """
         if self._are_too_many(request, queryset):
             return
@@ -543,9 +543,9 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
             self.message_user(request, others, messages.WARNING)
         if (left := len(rows) - count - len(failed)) > 0:
             words = ngettext(
-                "%d was not got to, because this took too long. Nothing was changed there: choose "
-                "it again.",
-                "%d were not got to, because this took too long. Nothing was changed there: choose "
+                "%d was left out, because this took too long. Nothing was changed there: choose it "
+                "again.",
+                "%d were left out, because this took too long. Nothing was changed there: choose "
                 "them again.",
                 left,
             )

@@ -398,8 +398,7 @@ def test_a_silent_provider_holds_no_action_for_long(strava, link, admin, monkeyp
     assert time.monotonic() - started < 5
     said = [str(message) for message in page.context["messages"]]
     assert said[0] == (
-        "2 were not got to, because this took too long. Nothing was changed there: choose them "
-        "again."
+        "2 were left out, because this took too long. Nothing was changed there: choose them again."
     )
     assert said[1].startswith("2 ")
     assert strava.calls["token" if action == "refresh_strava" else "revoke"] == 2
