@@ -115,7 +115,7 @@ def check_fernet_canary(
             "FERNET_KEYS does not open the stored secrets.",
             hint=(
                 "Add the key that they were stored with to FERNET_KEYS, after the newest. If it is "
-                "lost for good, those athletes have to connect again; then run "
+                "lost for good, those athletes have to reconnect; then run "
                 "`rotate_fernet_keys --accept-loss`, after `migrate --skip-checks` where a "
                 "migration is pending."
             ),
@@ -146,7 +146,7 @@ def check_time_zone(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         return []
     return [
         Error(
-            "USE_TZ is off: when a token expires is a moment, and moments need a time zone.",
+            "USE_TZ is off, so it cannot be told at which moment a token expires.",
             hint="Set USE_TZ = True. TIME_ZONE stays what it is.",
             id="integrations.E006",
         )

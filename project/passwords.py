@@ -154,7 +154,7 @@ class PasswordResetView(auth_views.PasswordResetView):
     template_name = "account_form.html"
     title = gettext_lazy("Forgot your password?")
     extra_context = {
-        "lead": gettext_lazy("We will send you a link by which you can set a new one."),
+        "lead": gettext_lazy("We will send you a link to set a new one."),
         "submit": gettext_lazy("Send the link"),
     }
     success_url = reverse_lazy("login")

@@ -189,7 +189,7 @@ def test_what_no_key_opens_is_named_and_left_alone(alice, bob, linked, link, set
     out = rotate(capsys)
 
     assert "unreadable: 2" in out  # Alice's, and the canary
-    assert out.endswith(f"have to connect again: {alice.pk}\n")
+    assert out.endswith(f"have to reconnect: {alice.pk}\n")
     assert row_of(alice).sealed("strava_token") == before
 
 

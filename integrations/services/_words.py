@@ -180,7 +180,7 @@ _STAFF: dict[str, Any] = {
     "application_inactive": _(
         "the Strava app is inactive: its owner needs a Strava subscription and has to reactivate it"
     ),
-    "athlete_limit": _("the Strava app has as many athletes as Strava lets it have"),
+    "athlete_limit": _("the Strava app has as many athletes as Strava allows"),
     "scope_missing": _("the athlete has not given the permission for gear"),
     "rate_limited": _("the provider limits how often this app may ask"),
     "provider_unavailable": _("the provider could not be reached"),

@@ -43,7 +43,7 @@ class Command(BaseCommand):
         if counts.unreadable:
             ids = sorted({pk for pk in counts.unreadable_user_ids if pk is not None})
             self.stdout.write(
-                "No key opens the secrets of these users, who have to connect again: "
+                "No key opens the secrets of these users, who have to reconnect: "
                 + ", ".join(map(str, ids))
             )
 

@@ -19,7 +19,7 @@ class Command(BaseCommand):
             metavar="URL",
             help=(
                 "where Strava is to send events: https://HOST/integrations/strava/webhook/. A "
-                "secret is added to it, so that nobody else can."
+                "secret is added to it, which only Strava learns."
             ),
         )
 
