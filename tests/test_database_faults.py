@@ -453,17 +453,13 @@ CASES: dict[str, Case] = {
     "get_integrations_status": Case(
         garmin_sign_in_over,
         lambda w: services.get_integrations_status(w.id),
-        leaves(
-            "garminconnect_login_error", "integrations_garminconnectlogin", "integrations_linkevent"
-        ),
+        leaves("garminconnect_login_error", "integrations_garmin*", "integrations_linkevent"),
         "a sign-in whose time has run out is settled, and then the rows are read",
     ),
     "get_links": Case(
         garmin_sign_in_over,
         lambda w: services.get_links(w.id),
-        leaves(
-            "garminconnect_login_error", "integrations_garminconnectlogin", "integrations_linkevent"
-        ),
+        leaves("garminconnect_login_error", "integrations_garmin*", "integrations_linkevent"),
         "a sign-in whose time has run out is settled, and then the rows are read",
     ),
     "get_link_events": Case(strava_link, lambda w: services.get_link_events(w.id)),

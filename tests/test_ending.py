@@ -224,7 +224,7 @@ class Sweep:
                     user=user,
                     strava_token=tokens.access_token,
                     strava_refresh_token=tokens.refresh_token,
-                    strava_token_expires_at=tokens.expires,
+                    strava_token_expires_at=tokens.expires(timezone.now()),
                     strava_athlete_id=900_000 + user.pk,
                     strava_linked_at=timezone.now(),
                     strava_sync_gear=True,

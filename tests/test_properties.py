@@ -73,7 +73,7 @@ def no_limits(monkeypatch):
 # --- What may come in ---------------------------------------------------------------------------
 
 NASTY = st.sampled_from(
-    ["", "\0", "a\0b", " ", "\r\n", "%00", "%", "null", "None", "'; --", "<b>", "x" * 70_000,
+    ["", "\0", "a\0b", " ", "\r\n", "%00", "%", "null", "None", "'; --", "<b>", "x" * 20_000,
      "\u202e", "\ufeff", "\U0001f6b4", "e\u0301" * 300, "\x7f", "\x85", "１２３４"]
 )  # fmt: skip
 ANYTHING = st.one_of(NASTY, st.text(max_size=40))

@@ -1,10 +1,10 @@
 """Providers' answers on disk, while the database does not take them.
 
 A provider that has answered has spent the token that it was asked with. So an answer that is not in
-the database within a second is written to a file, too, and at once if this process is told to end.
-Whatever becomes of the process, whoever comes next stores it: each process when it starts, a sweep,
-and a refresher whose token the provider has refused. A file outlasts `kill -9`, and is deleted once
-its answer is stored or of no use any more.
+the database within a second, or when this process ends, is written to a file, too. Whatever becomes
+of the process, whoever comes next stores it: each process when it starts, a sweep, and a refresher
+whose token the provider has refused. A file outlasts `kill -9`, and is deleted once its answer is
+stored or of no use any more.
 
 A file is sealed with FERNET_KEYS, and only its owner may read it.
 """
@@ -28,7 +28,7 @@ from cryptography.fernet import InvalidToken
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import InterfaceError, InternalError, OperationalError, connections, router
 
-from .. import conf, ending
+from .. import conf
 from ..exceptions import IntegrationsError
 from ..fields import fernet
 from ..models import UsersIntegrations
@@ -135,7 +135,7 @@ def waiting(provider: str) -> Iterator[Answer]:
             answer = _opened(path)
         except FileNotFoundError:
             continue  # stored meanwhile
-        except (InvalidToken, ValueError, LookupError, OSError) as exc:
+        except (InvalidToken, ValueError, TypeError, LookupError, OSError) as exc:
             event = {"event": "spool.unreadable"}
             logger.error("%s cannot be opened: %s", path.name, type(exc).__name__, extra=event)
             continue
@@ -196,7 +196,7 @@ class _InHand:
         while True:
             time.sleep(WRITE_AFTER / 4)
             if self.answers:
-                self.write(0 if ending.told() else WRITE_AFTER)
+                self.write(WRITE_AFTER)
 
 
 _in_hand = _InHand()
