@@ -35,7 +35,8 @@ def main() -> int:
                 return code
         return 0
     python("coverage", "erase")
-    rest = ("--ignore=tests/browser",)
+    # Most tests wait for other processes, so two of them may run at a time.
+    rest = ("--ignore=tests/browser", "--numprocesses=2", "--dist=loadfile")
     failed = together({f"Tests on {name}": (url, *rest) for name, url in databases.items()})
     firefox = (databases["SQLite"], "tests/browser", "-k", "firefox")
     chromium = (url, "tests/browser", "-k", "not firefox")
@@ -52,8 +53,8 @@ def together(runs: dict[str, tuple[str, ...]]) -> int:
     started = {}
     for title, (url, *arguments) in runs.items():
         output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
-        command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", *arguments]
-        env = {**os.environ, "TEST_DATABASE_URL": url}
+        command = [sys.executable, "-m", "pytest", "--cov", "--cov-report=", *arguments]
+        env = {**os.environ, "TEST_DATABASE_URL": url, "COVERAGE_FILE": f".coverage.{title}"}
         started[title] = output, subprocess.Popen(command, env=env, stdout=output, stderr=STDOUT)
     failed = 0
     for title, (output, run) in started.items():
