@@ -3,6 +3,7 @@ however long the database or the process that holds the answer is away."""
 
 from __future__ import annotations
 
+import json
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from integrations import exceptions, receivers, services
+from integrations.fields import fernet
 from integrations.models import LinkEvent, LinkStatus, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE
@@ -279,6 +281,20 @@ def test_an_answer_of_another_database_is_left_to_its_own(
     receivers._take_up_answers()
     assert spooled() == []
     assert strava.is_alive(row_of(alice).strava_refresh_token)
+
+
+def test_an_answer_of_another_release_is_stored_as_far_as_its_columns_are_known(
+    alice, left_behind, strava, garmin, spooled
+):
+    for path in spooled():
+        content = json.loads(fernet().decrypt(path.read_bytes()))
+        content["row"]["of_another_release"] = content["columns"]["of_another_release"] = "1"
+        path.write_bytes(fernet().encrypt(json.dumps(content).encode()))
+    assert services.sweep_strava_tokens().as_dict()["failed"] == 0
+    receivers._take_up_answers()
+    assert spooled() == []
+    assert strava.is_alive(row_of(alice).strava_refresh_token)
+    assert garmin_lives(alice, garmin)
 
 
 @pytest.mark.parametrize("content", [b"", b"gAAAAA", b"{}"])
