@@ -297,6 +297,16 @@ def test_an_answer_of_another_release_is_stored_as_far_as_its_columns_are_known(
     assert garmin_lives(alice, garmin)
 
 
+def test_a_refusal_looks_into_the_files_even_if_the_lease_was_forgotten(
+    alice, left_behind, strava, told_dead
+):
+    """A server that takes over, or a backup, may not have heard of the last lease."""
+    UsersIntegrations.objects.update(strava_lease=None, strava_lease_until=None)
+    assert strava.is_alive(services.get_strava_access_token(alice.pk))
+    assert told_dead == []
+    assert row_of(alice).strava_status == LinkStatus.LINKED
+
+
 @pytest.mark.parametrize("content", [b"", b"gAAAAA", b"{}"])
 def test_what_is_no_answer_is_left_alone(alice, left_behind, strava, spooled, content):
     other = spooled()[0].with_name("other.sealed")

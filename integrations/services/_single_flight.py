@@ -314,8 +314,8 @@ class TokenKeeper[Token](ABC):
             answer = Answer(self.provider, row, lease.id, refreshed.columns)
             return refreshed if self._store(answer, patient=patient) else None
         except self.dead as exc:
+            self.take_up()  # a database that was restored knows of no lease, and of no doubt
             if lease.in_doubt:
-                self.take_up()
                 settled = self._wait(row, lease)
                 if not settled:
                     return None
