@@ -34,6 +34,7 @@ _FIELD = rb"\r\n%s[ \t]*:[ \t]*([^\r\n]*)"
 _LENGTH = re.compile(_FIELD % rb"content-length", re.I)
 _CODING = re.compile(_FIELD % rb"transfer-encoding", re.I)
 _EXPECT = re.compile(_FIELD % rb"expect", re.I)
+_SIZE = re.compile(rb"[ \t]*([0-9a-f]+)[ \t]*", re.I)  # int() would take -6 as well, and go back
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TOO_LONG = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -86,10 +87,10 @@ class Arrival:
 
     def _read_chunks(self) -> bool:
         while (line := self.data.find(b"\r\n", self.end)) >= 0:
-            try:
-                size = int(bytes(self.data[self.end : line]).partition(b";")[0], 16)
-            except ValueError:
+            found = _SIZE.fullmatch(bytes(self.data[self.end : line]).partition(b";")[0])
+            if found is None:
                 return True  # for gunicorn to refuse
+            size = int(found[1], 16)
             if size == 0:  # then there may be trailers
                 return self.data.find(b"\r\n\r\n", line) >= 0
             if size > MAX_BODY:

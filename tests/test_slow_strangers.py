@@ -192,8 +192,16 @@ def test_a_request_is_whole_with_its_last_byte(request_, step):
     assert arrival.data == request_
 
 
-def test_what_is_no_chunk_is_gunicorn_s_to_refuse():
-    assert Arrival().add(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+@pytest.mark.parametrize("size", [b"zz", b"-6", b"-1", b"+5", b"0x5", b"1_0", b"", b";a"])
+def test_what_is_no_chunk_is_gunicorn_s_to_refuse(size):
+    chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert Arrival().add(chunked + size + b"\r\n")
+
+
+def test_no_chunk_of_a_stranger_s_stops_the_main_loop(transactional_db, site):
+    with connected(site) as stranger:
+        stranger.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n-6\r\n")
+        assert requests.get(f"{site.url}/accounts/login/", timeout=10).status_code == 200
 
 
 def test_a_drip_of_chunks_costs_no_more_than_its_bytes():
