@@ -138,7 +138,9 @@ class Worker(ThreadWorker):
 
     def finish_request(self, conn: TConn, fs: Any) -> None:
         over = not fs.cancelled() and fs.exception() is None and fs.result() is False
-        if over and self.alive and not self.cfg.is_ssl:
+        if over and conn.sock.fileno() < 0:  # closed already, because the answer broke off
+            self.nr_conns -= 1
+        elif over and self.alive and not self.cfg.is_ssl:
             self._say_goodbye(conn)  # gunicorn would wait for the other side's goodbye, right here
         else:
             super().finish_request(conn, fs)

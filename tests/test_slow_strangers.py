@@ -5,14 +5,19 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import deque
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from io import BytesIO
+from selectors import DefaultSelector
 from urllib.parse import urlsplit
 
 import pytest
 import requests
+from gunicorn.config import Config
+from gunicorn.workers.gthread import TConn
 
-from project.server import ARRIVES_IN, MAX_BODY, MAX_HEAD, Arrival
+from project.server import ARRIVES_IN, MAX_BODY, MAX_HEAD, Arrival, Worker
 
 from .test_proxy import running
 
@@ -165,6 +170,22 @@ def test_what_is_too_long_is_refused_before_a_thread_sees_it(transactional_db, s
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.split()[1] == status
     assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_an_answer_that_breaks_off_ends_its_connection_and_not_the_worker():
+    """gunicorn closes a socket by itself if an error comes after the head."""
+    here, there = socket.socketpair()
+    worker = Worker.__new__(Worker)
+    worker.alive, worker.cfg, worker.nr_conns = True, Config(), 1
+    worker.poller, worker.pending_conns = DefaultSelector(), deque()
+    conn = TConn(worker.cfg, here, None, None)
+    here.close()
+    there.close()
+    broken = Future()
+    broken.set_result(False)
+    worker.finish_request(conn, broken)
+    worker.poller.close()
+    assert worker.nr_conns == len(worker.pending_conns) == 0
 
 
 def test_a_form_with_a_file_is_refused(client, db):
