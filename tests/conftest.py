@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -27,6 +28,14 @@ from integrations.sandbox import Sandbox
 from integrations.sandbox.garmin import Garmin, hook
 from integrations.sandbox.strava import ALICE, CLIENT_ID, CLIENT_SECRET, Strava
 from integrations.strava.client import StravaTokens
+
+# Whoever runs the tests in the background has them ignore Ctrl-C, and so would their processes.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

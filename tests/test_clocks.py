@@ -396,7 +396,7 @@ TOMORROW = Now() + timedelta(days=1)
         {"strava_retry_at": TOMORROW + timedelta(hours=1)},
         {"strava_limited_until": TOMORROW + timedelta(hours=1)},
     ],
-    ids=str,
+    ids=lambda left: [*left][-1],
 )
 def test_no_sweep_is_put_off_until_the_clock_was_right(alice, expired, strava, left):
     UsersIntegrations.objects.update(**left)

@@ -98,7 +98,7 @@ def write(answer: Answer) -> None:
     """Write an answer to its file, unless it has one; not raising an error if that fails."""
     if answer.path is not None:
         return
-    folder = conf.spool_dir()
+    folder, user_id = conf.spool_dir(), answer.row.user_id
     path = folder / f"{uuid.uuid4()}.sealed"
     unfinished = path.with_suffix(".unfinished")
     try:
@@ -113,20 +113,13 @@ def write(answer: Answer) -> None:
         with suppress(OSError):
             unfinished.unlink()
         if not answer.failed:
-            _log(answer, "answer_not_spooled", f"it cannot be written to a file: {exc.strerror}")
+            event = {"event": f"{answer.provider}.answer_not_spooled", "user_id": user_id}
+            logger.error("no file takes an answer either: %s", exc.strerror, extra=event)
         answer.failed = True
     else:
         answer.path = path
-        _log(answer, "answer_spooled", "it waits in a file")
-
-
-def _log(answer: Answer, event: str, what: str) -> None:
-    logger.error(
-        "the database does not take %s's answer: %s",
-        answer.provider,
-        what,
-        extra={"event": f"{answer.provider}.{event}", "user_id": answer.row.user_id},
-    )
+        event = {"event": f"{answer.provider}.answer_spooled", "user_id": user_id}
+        logger.error("the database does not take an answer: it waits in a file", extra=event)
 
 
 def waiting(provider: str) -> Iterator[Answer]:
