@@ -88,6 +88,35 @@ def limit():
         return cursor.fetchone()
 
 
+REVOKED = {
+    "object_type": "athlete",
+    "aspect_type": "update",
+    "object_id": 7,
+    "owner_id": 7,
+    "updates": {"authorized": "false"},
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "event", "status"),
+    [(PREFERENCES, None, 500), ("/integrations/strava/webhook/", REVOKED, 503)],
+)
+@pytest.mark.django_db(transaction=True)
+def test_a_host_project_gets_it_without_the_middleware(
+    alice, client, settings, no_patience, url, event, status
+):
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "short_waits" not in name]
+    services.create_user_integrations(alice.pk)
+    UsersIntegrations.objects.update(strava_athlete_id=7)
+    client.force_login(alice)
+    sent = {"data": event, "content_type": "application/json"} if event else {}
+    with busy_elsewhere(alice.pk, seconds=6):
+        answer, took = timed(
+            lambda: client.post(url, headers={"accept": "application/json"}, **sent)
+        )
+    assert (answer.status_code, took < 5) == (status, True)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_background_work_waits_for_as_long_as_it_takes(alice, no_patience):
     services.create_user_integrations(alice.pk)
