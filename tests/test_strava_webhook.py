@@ -216,6 +216,18 @@ def test_forged_events_cannot_starve_a_true_one(alice, client, linked, strava, c
         assert asked.between(start, start + 15) <= 100
 
 
+def test_whoever_was_never_asked_about_does_not_queue_behind_who_was(alice, linked, crowd):
+    """Who has a list of a thousand linked ids keeps them all due, for hours ahead of a true one."""
+    now = timezone.now()
+    UsersIntegrations.objects.update(
+        strava_check_due_at=now - timedelta(hours=1), strava_checks_until=now
+    )
+    UsersIntegrations.objects.filter(user=alice).update(
+        strava_check_due_at=now, strava_checks_until=None
+    )
+    assert alice.pk in services.take_due_strava_checks()
+
+
 class Asked:
     """Instead of asking about forged links, which have no token that Strava knows."""
 
