@@ -307,6 +307,7 @@ def test_a_role_with_few_connections_costs_no_token(
         cwd=BASE_DIR,
         capture_output=True,
         text=True,
+        timeout=60,
     )
     assert "too many connections" not in done.stdout  # no internals
     assert lost_at(strava) == 0
