@@ -240,6 +240,15 @@ def test_a_process_that_starts_stores_what_waits(alice, left_behind, strava, gar
 STARTED = "import time; from integrations.models import Gear; Gear.objects.count(); time.sleep(2)"
 
 
+def test_a_sweep_stores_what_waits_before_it_asks(alice, left_behind, strava):
+    """A worker that has been running for days looked into the files when it started."""
+    asked = strava.calls["token"]
+    let_the_lease_run_out()
+    services.sweep_strava_tokens()
+    assert strava.calls["token"] == asked
+    assert strava.is_alive(row_of(alice).strava_refresh_token)
+
+
 def test_a_refusal_looks_into_the_files_first(alice, left_behind, strava, garmin, spooled):
     for provider, ask in (
         ("strava", services.get_strava_access_token),
