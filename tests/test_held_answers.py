@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, ProgrammingError, connection, connections
 from django.utils import timezone
 
 from integrations import exceptions, receivers, services
@@ -25,6 +25,7 @@ from integrations.sandbox.strava import ALICE
 from integrations.services import _rows, _single_flight, _spool
 from integrations.services import strava as strava_service
 from integrations.services._single_flight import GRACE, WAITING
+from integrations.services.strava_tokens import StravaTokenKeeper
 from integrations.signals import relink_required
 from integrations.strava.client import StravaClient
 
@@ -316,12 +317,26 @@ def test_a_refusal_looks_into_the_files_even_if_the_lease_was_forgotten(
     assert row_of(alice).strava_status == LinkStatus.LINKED
 
 
-@pytest.mark.parametrize("content", [b"", b"gAAAAA", b"{}"])
-def test_what_is_no_answer_is_left_alone(alice, left_behind, strava, spooled, content):
+@pytest.mark.parametrize("content", [b"", b"gAAAAA", b"{}", b"[1]"])
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_what_is_no_answer_is_left_alone(alice, left_behind, spooled, content, is_sealed):
     other = spooled()[0].with_name("other.sealed")
-    other.write_bytes(content)
+    other.write_bytes(fernet().encrypt(content) if is_sealed else content)
     receivers._take_up_answers()
     assert spooled() == [other]
+
+
+def test_an_answer_that_cannot_be_stored_stops_no_other(
+    alice, left_behind, strava, garmin, spooled, monkeypatch
+):
+    def refuse(keeper, answer):
+        raise ProgrammingError("permission denied")
+
+    monkeypatch.setattr(StravaTokenKeeper, "_store_once", refuse)
+    assert services.sweep_strava_tokens().as_dict()["failed"] == 0
+    receivers._take_up_answers()
+    assert len(spooled()) == 1
+    assert garmin_lives(alice, garmin)
 
 
 def test_a_link_made_anew_meanwhile_stays_as_it_is(alice, left_behind, strava, garmin, spooled):

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.db import InternalError, connections, router
+from django.db import DatabaseError, InternalError, connections, router
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -434,8 +434,16 @@ class TokenKeeper[Token](ABC):
         """Store the answers that wait in files; returns how many were there."""
         count = 0
         for answer in _spool.waiting(self.provider):
-            with suppress(IntegrationsError):  # disconnected meanwhile
+            try:
                 self._store_once(answer)
+            except IntegrationsError:  # disconnected meanwhile
+                pass
+            except DATABASE_AWAY:
+                raise
+            except DatabaseError as exc:  # of this one; the others go on
+                event = {"event": f"{self.provider}.answer_not_stored"}
+                logger.error("an answer cannot be stored: %s", type(exc).__name__, extra=event)
+                continue
             _spool.forget(answer)
             count += 1
         return count
