@@ -217,7 +217,8 @@ class Athlete:
         self.session.trust_env = False
         client = Client()
         client.force_login(user)  # tests hash passwords as the site does not
-        self.session.cookies["sessionid"] = client.cookies["sessionid"].value
+        # Of this process's settings, for a site over plain http.
+        self.session.cookies["sessionid"] = client.cookies[settings.SESSION_COOKIE_NAME].value
         self.session.get(f"{site.url}/settings/integrations/", timeout=30).raise_for_status()
 
     def post(self, path: str, **fields: str) -> requests.Response:
