@@ -31,8 +31,9 @@ def wait_for_quiet(fleet: Fleet) -> None:
     from integrations.models import UsersIntegrations
 
     connections.close_all()  # one of them may have been killed
-    # As if a quarter of an hour had passed, and with it what a 429 or a failure has put off.
-    UsersIntegrations.objects.update(strava_limited_until=None, strava_retry_at=None)
+    # As if an hour had passed, and with it what a 429 or a failure has put off.
+    put_off = ("strava_limited_until", "strava_retry_at", "garminconnect_limited_until")
+    UsersIntegrations.objects.update(**dict.fromkeys((*put_off, "garminconnect_retry_at")))
     fleet.command("refresh_strava_tokens", "--within=600")
     give_up = time.monotonic() + 10 * 60
     quiet = time.monotonic() + QUIET
