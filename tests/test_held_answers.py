@@ -411,11 +411,14 @@ def test_a_holder_paused_past_its_lease_loses_nothing(alice, expired, strava, to
     assert LinkEvent.objects.count() == before[1]
 
 
+def code_of(call, user):
+    with pytest.raises(exceptions.IntegrationsError) as caught:
+        call(user.pk)
+    return caught.value.code
+
+
 def ask_on_demand(user):
-    try:
-        services.get_strava_access_token(user.pk)
-    except exceptions.IntegrationsError as exc:
-        return exc.code
+    return code_of(services.get_strava_access_token, user)
 
 
 def sweep(user):
@@ -425,10 +428,7 @@ def sweep(user):
 
 
 def ask_garmin(user):
-    try:
-        services.get_garminconnect_client(user.pk)
-    except exceptions.IntegrationsError as exc:
-        return exc.code
+    return code_of(services.get_garminconnect_client, user)
 
 
 def confirm(user):
