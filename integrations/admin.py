@@ -7,7 +7,7 @@ actions, which call services.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -15,7 +15,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.db import models, transaction
-from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -25,10 +25,13 @@ from django.utils.html import format_html_join
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from . import services, tasks
-from .exceptions import GarminConnectNotLinked, IntegrationsError
-from .fields import EncryptedTextField
-from .models import LINK_CONDITIONS, Gear, LinkEvent, LinkStatus, UsersIntegrations
+from . import providers, services, tasks
+from .exceptions import IntegrationsError
+from .fields import EncryptedTextField, Internal
+from .links import Provider
+from .models import Gear, LinkEvent, LinkStatus, UsersIntegrations
+from .services import status, trail
+from .services.links import disconnect
 
 # Rows for one run of an action, and seconds after which it begins with none any more: a provider
 # that is silent takes ten for each.
@@ -54,45 +57,58 @@ def _user_search_fields() -> list[str]:
     ]
 
 
+def _known() -> list[Provider]:
+    return list(providers.known().values())
+
+
+def _whose(provider: Provider, condition: Q) -> Q:
+    """The rows of UsersIntegrations whose link to a provider is so."""
+    home = provider.home
+    if home.model is UsersIntegrations:
+        return condition
+    return Q(Exists(home.rows().filter(condition, user=OuterRef("user"))))
+
+
+def _stored_here() -> list[Provider]:
+    return [each for each in _known() if each.home.model is UsersIntegrations]
+
+
 class StatusFilter(admin.SimpleListFilter):
     """By the state of a provider's link."""
 
     parameter_name: str
+    provider: Provider
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [(status.value, status.label) for status in LINK_CONDITIONS[self.parameter_name]]
+        return [(status.value, status.label) for status in self.provider.home.conditions]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        for status, condition in LINK_CONDITIONS[self.parameter_name].items():
-            if status == self.value():
-                return queryset.filter(condition)
-        return queryset
+        conditions = self.provider.home.conditions
+        value = self.value()
+        if value not in conditions:
+            return queryset
+        if value == LinkStatus.NOT_LINKED:  # it may be that there is no row
+            linked = ~conditions[LinkStatus.NOT_LINKED]
+            return queryset.exclude(_whose(self.provider, linked))
+        return queryset.filter(_whose(self.provider, conditions[LinkStatus(value)]))
 
 
-class StravaStatusFilter(StatusFilter):
-    title = _("Strava")
-    parameter_name = "strava"
+class ExpiryFilter(admin.SimpleListFilter):
+    """By the age of a provider's token."""
 
-
-class GarminConnectStatusFilter(StatusFilter):
-    title = _("Garmin Connect")
-    parameter_name = "garminconnect"
-
-
-class StravaExpiryFilter(admin.SimpleListFilter):
-    title = _("Strava token")
-    parameter_name = "strava_token_age"
+    parameter_name: str
+    provider: Provider
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [("fresh", _("Fresh")), ("expired", _("Expired"))]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        now = timezone.now()
+        now, home = timezone.now(), self.provider.home
         match self.value():
             case "fresh":
-                return queryset.filter(strava_token_expires_at__gt=now)
+                return queryset.filter(_whose(self.provider, home.q(token_expires_at__gt=now)))
             case "expired":
-                return queryset.filter(strava_token_expires_at__lte=now)
+                return queryset.filter(_whose(self.provider, home.q(token_expires_at__lte=now)))
         return queryset
 
 
@@ -123,19 +139,29 @@ class StoredValuesFilter(admin.SimpleListFilter):
         return queryset.filter(**{str(self.parameter_name): value}) if value else queryset
 
 
-class StravaErrorFilter(StoredValuesFilter):
-    title = _("Strava error")
-    parameter_name = "strava_error"
+def _filters() -> list[type[admin.SimpleListFilter]]:
+    """The filters of each provider's links, as far as they are in the row."""
 
+    def filter_of(kind: Any, provider: Provider, name: str, title: Any) -> Any:
+        attrs = {"provider": provider, "parameter_name": name, "title": title}
+        return type(kind.__name__, (kind,), attrs)
 
-class GarminConnectErrorFilter(StoredValuesFilter):
-    title = _("Garmin error")
-    parameter_name = "garminconnect_error"
-
-
-class StravaScopeFilter(StoredValuesFilter):
-    title = _("Strava scopes")
-    parameter_name = "strava_scope"
+    found = []
+    for each in _known():
+        found.append(filter_of(StatusFilter, each, each.name, each.label))
+        if each.is_swept:
+            words = _("%(provider)s token") % {"provider": each.label}
+            found.append(filter_of(ExpiryFilter, each, f"{each.name}_token_age", words))
+    for each in _stored_here():
+        for name, title in (
+            ("error", _("%(provider)s error")),
+            ("scope", _("%(provider)s scopes")),
+        ):
+            if each.home.has(name):
+                column = each.home.column(name)
+                words = title % {"provider": each.short_label}
+                found.append(filter_of(StoredValuesFilter, each, column, words))
+    return found
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -161,10 +187,13 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         an encrypted column, a broken pattern, a year beyond the calendar or a NUL is a crash.
         """
         column, _separator, comparison = lookup.partition("__")
-        sealed = {field.name for field in self.opts.fields if isinstance(field, EncryptedTextField)}
+        kept = {
+            field.name
+            for field in self.opts.fields
+            if isinstance(field, EncryptedTextField | Internal)
+        }
         return (
-            column not in sealed
-            and not column.startswith("strava_state")
+            column not in kept
             and comparison in ("", "exact", "isnull", "gt", "gte", "lt", "lte")
             and "\0" not in str(value)
             and super().lookup_allowed(lookup, value, request)
@@ -219,82 +248,49 @@ class GearAdmin(GoesWithItsUser):
         return f"{gear.distance / 1000:,.0f}"
 
 
-@admin.register(UsersIntegrations)
 class UsersIntegrationsAdmin(ReadOnlyAdmin):
-    list_display = (
-        "user",
-        "strava",
-        "strava_health",
-        "garminconnect",
-        "garminconnect_health",
-        "gear_count",
-        "strava_token_expires_at",
-        "scopes",
-    )
-    list_filter = (
-        StravaStatusFilter,
-        GarminConnectStatusFilter,
-        StravaExpiryFilter,
-        StravaErrorFilter,
-        GarminConnectErrorFilter,
-        StravaScopeFilter,
-    )
     ordering = ("-id",)
-    actions = (
-        "refresh_strava",
-        "disconnect_strava",
-        "refresh_garminconnect",
-        "disconnect_garminconnect",
+    # Of a provider's columns, these are shown, where it has them.
+    shown = (
+        "linked_at",
+        "refreshed_at",
+        "token_expires_at",
+        "relink_required_at",
+        "failures",
+        "retry_at",
+        "is_cn",
+        "login_error",
         "sync_gear",
+        "synced_at",
+        "sync_error",
+        "sync_due_at",
     )
-    fieldsets = (
-        (None, {"fields": ("user", "created_at", "more")}),
-        (
-            _("Strava"),
-            {
-                "fields": (
-                    "strava",
-                    "strava_health",
-                    "strava_told",
-                    "strava_athlete",
-                    "scopes",
-                    "strava_app",
-                    "strava_linked_at",
-                    "strava_refreshed_at",
-                    "strava_token_expires_at",
-                    "strava_relink_required_at",
-                    "strava_failures",
-                    "strava_retry_at",
-                    "strava_sync_gear",
-                    "strava_synced_at",
-                    "strava_sync_error",
-                    "strava_sync_due_at",
-                )
-            },
-        ),
-        (
-            _("Garmin Connect"),
-            {
-                "fields": (
-                    "garminconnect",
-                    "garminconnect_health",
-                    "garminconnect_told",
-                    "garminconnect_login_error",
-                    "garminconnect_is_cn",
-                    "garminconnect_linked_at",
-                    "garminconnect_refreshed_at",
-                    "garminconnect_token_expires_at",
-                    "garminconnect_relink_required_at",
-                    "garminconnect_failures",
-                    "garminconnect_retry_at",
-                    "garminconnect_sync_gear",
-                    "garminconnect_synced_at",
-                    "garminconnect_sync_error",
-                    "garminconnect_sync_due_at",
-                )
-            },
-        ),
-    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for provider in _known():
+            for name, column in _columns(provider).items():
+                setattr(self, name, column)
+        self.actions = [each for provider in _known() for each in _actions(provider)]
+        self.actions.append("sync_gear")
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        states = [f"{each.name}{what}" for each in _known() for what in ("", "_health")]
+        more = [each.home.column("token_expires_at") for each in _stored_here() if each.is_swept]
+        scopes = [f"{each.name}_scopes" for each in _stored_here() if each.home.has("scope")]
+        return ["user", *states, "gear_count", *more, *scopes]
+
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        return _filters()
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        found: list[Any] = [(None, {"fields": ("user", "created_at", "more")})]
+        for each in _known():
+            fields = [*_columns(each)]
+            if each.home.model is UsersIntegrations:
+                fields += [each.home.column(name) for name in self.shown if each.home.has(name)]
+            found.append((each.label, {"fields": fields}))
+        return found
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         """By user, whatever the host project's user model calls its fields."""
@@ -305,13 +301,18 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         # page only needs to know whether they exist.
         rows: QuerySet[UsersIntegrations] = super().get_queryset(request)
         gear = Gear.objects.filter(user=OuterRef("user")).order_by().values("user")
-        return rows.annotate(gear_count=Subquery(gear.values(count=Count("pk")))).defer(
-            "strava_client_secret",
-            "strava_state",
-            "strava_pending_client_id",
-            "strava_pending_client_secret",
-            "strava_refresh_token",
-        )
+        needed = {
+            each.home.column(name)
+            for each in _stored_here()
+            for name in (*each.home.tokens, "client_id")
+        }
+        kept = [
+            field.name
+            for field in self.opts.fields
+            if isinstance(field, EncryptedTextField | Internal) and field.name not in needed
+        ]
+        counted = rows.annotate(gear_count=Subquery(gear.values(count=Count("pk"))))
+        return counted.defer(*kept).prefetch_related("user__integrations_links")
 
     def delete_model(self, request: HttpRequest, obj: UsersIntegrations) -> None:
         with services.acting_as("staff", request.user.pk):
@@ -348,123 +349,76 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
             ),
         )
 
-    @admin.display(description=_("Strava"))
-    def strava(self, row: UsersIntegrations) -> str:
-        return str(row.strava_status.label)
-
-    @admin.display(description=_("Garmin Connect"))
-    def garminconnect(self, row: UsersIntegrations) -> str:
-        return str(row.garminconnect_status.label)
-
-    @admin.display(description=_("Strava health"), ordering="strava_error")
-    def strava_health(self, row: UsersIntegrations) -> str:
-        return _health(row.strava_status, services.link_error(row, "strava"))
-
-    @admin.display(description=_("The athlete is told"))
-    def strava_told(self, row: UsersIntegrations) -> str:
-        return services.link_message(row, "strava") or "-"
-
-    @admin.display(description=_("Garmin health"), ordering="garminconnect_error")
-    def garminconnect_health(self, row: UsersIntegrations) -> str:
-        return _health(row.garminconnect_status, services.link_error(row, "garminconnect"))
-
-    @admin.display(description=_("The athlete is told"))
-    def garminconnect_told(self, row: UsersIntegrations) -> str:
-        return services.link_message(row, "garminconnect") or "-"
-
     @admin.display(description=_("Gear"), ordering="gear_count")
     def gear_count(self, row: Any) -> int:
         return row.gear_count or 0
 
-    @admin.display(description=_("Scopes"), ordering="strava_scope")
-    def scopes(self, row: UsersIntegrations) -> str:
-        return ", ".join(row.strava_scopes)
+    # --- Actions --------------------------------------------------------------------------------
 
-    @admin.display(description=_("Athlete id"), ordering="strava_athlete_id")
-    def strava_athlete(self, row: UsersIntegrations) -> str:
-        # Without Django's separators for numbers: an id is a name.
-        return "-" if row.strava_athlete_id is None else str(row.strava_athlete_id)
-
-    @admin.display(description=_("Strava app"))
-    def strava_app(self, row: UsersIntegrations) -> str:
-        if row.has_secret("strava_client_id"):
-            return str(_("The athlete’s own"))
-        return str(_("The site’s")) if row.is_linked("strava") else ""
-
-    @admin.action(description=_("Refresh Strava tokens now"), permissions=["act_on_links"])
-    def refresh_strava(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
-        self._for_each(
-            request,
-            queryset,
-            services.refresh_strava_access_token,
-            lambda n: ngettext("%d token refreshed.", "%d tokens refreshed.", n) % n,
-            _("Strava token refreshed by hand."),
-        )
-
-    @admin.action(description=_("Disconnect from Strava"), permissions=["act_on_links"])
-    def disconnect_strava(
-        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
-    ) -> HttpResponse | None:
-        if "confirmed" not in request.POST:
-            meaning = _(
-                "Access is revoked at Strava, and the gear that came from there is deleted here. "
-                "To connect again, the athletes have to come back themselves."
-            )
-            return self._confirm(request, queryset, meaning)
-        self._for_each(
-            request,
-            queryset,
-            services.disconnect_strava,
-            lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
-            _("Disconnected from Strava by hand."),
-        )
-        return None
-
-    @admin.action(description=_("Refresh Garmin sessions soon"), permissions=["act_on_links"])
-    def refresh_garminconnect(
-        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
+    def _refresh(
+        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations], provider: Provider
     ) -> None:
-        def enqueue(user_id: int) -> None:
-            # Only workers ask Garmin.
-            row = services.get_user_integrations_by_user_id(user_id)
-            if not row.is_linked("garminconnect"):
-                raise GarminConnectNotLinked
-            tasks.enqueue(tasks.refresh_garminconnect_session, user_id, *services.acting())
+        def enqueue(user_id: Any) -> None:
+            # Only workers ask this provider.
+            if not provider.home.of(user_id).filter(
+                ~provider.home.conditions[LinkStatus.NOT_LINKED]
+            ):
+                raise provider.not_linked
+            tasks.enqueue(tasks.refresh_link, user_id, provider.name, *trail.acting())
 
+        name = {"short": provider.short_label}
+        if provider.by_workers:
+            self._for_each(
+                request,
+                queryset,
+                enqueue,
+                lambda n: (
+                    ngettext("%d session will be refreshed.", "%d sessions will be refreshed.", n)
+                    % n
+                ),
+                _("Refresh of the %(short)s session started by hand.") % name,
+            )
+            return
         self._for_each(
             request,
             queryset,
-            enqueue,
-            lambda n: (
-                ngettext("%d session will be refreshed.", "%d sessions will be refreshed.", n) % n
-            ),
-            _("Refresh of the Garmin session started by hand."),
+            lambda user_id: services.refresh_link(user_id, provider.name),
+            lambda n: ngettext("%d token refreshed.", "%d tokens refreshed.", n) % n,
+            _("%(short)s token refreshed by hand.") % name,
         )
 
-    @admin.action(description=_("Disconnect from Garmin Connect"), permissions=["act_on_links"])
-    def disconnect_garminconnect(
-        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]
+    def _disconnect(
+        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations], provider: Provider
     ) -> HttpResponse | None:
+        name = {"provider": provider.label, "short": provider.short_label}
         if "confirmed" not in request.POST:
-            meaning = _(
-                "The sessions and the gear that came from Garmin are deleted here. To connect "
-                "again, the athletes have to come back and enter their passwords."
+            meaning = (
+                _(
+                    "Access is revoked at %(short)s, and the gear that came from there is deleted "
+                    "here. To connect again, the athletes have to come back themselves."
+                )
+                if provider.revokes
+                else _(
+                    "The sessions and the gear that came from %(short)s are deleted here. To "
+                    "connect again, the athletes have to come back and enter their passwords."
+                )
             )
-            return self._confirm(request, queryset, meaning)
+            title = _("Disconnect from %(provider)s") % name
+            return self._confirm(request, queryset, title, meaning % name)
         self._for_each(
             request,
             queryset,
-            services.disconnect_garminconnect,
+            lambda user_id: disconnect(user_id, provider.name),
             lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
-            _("Disconnected from Garmin Connect by hand."),
+            _("Disconnected from %(provider)s by hand.") % name,
         )
         return None
 
     @admin.action(description=_("Sync gear soon"), permissions=["act_on_links"])
     def sync_gear(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
         def enqueue(user_id: int) -> None:
-            for provider in services.PROVIDERS:
-                tasks.enqueue(tasks.sync_gear, user_id, provider, *services.acting())
+            for provider in providers.with_gear():
+                tasks.enqueue(tasks.sync_gear, user_id, provider.name, *trail.acting())
 
         self._for_each(
             request,
@@ -482,7 +436,11 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         )
 
     def _confirm(
-        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations], meaning: Any
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[UsersIntegrations],
+        title: str,
+        meaning: str,
     ) -> HttpResponse | None:
         """Ask before an action that cannot be undone; the answer is the same action, confirmed."""
         if self._are_too_many(request, queryset):
@@ -490,7 +448,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         action = request.POST["action"]
         context = {
             **self.admin_site.each_context(request),
-            "title": getattr(self, action).short_description,
+            "title": title,
             "meaning": meaning,
             "opts": self.opts,
             "count": queryset.count(),
@@ -552,3 +510,82 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
             self.message_user(request, words % left, messages.WARNING)
         if count:
             self.message_user(request, summary(count), messages.SUCCESS)
+
+
+def _columns(provider: Provider) -> dict[str, Any]:
+    """What the list and a row's page say of a provider's link, by the names of the columns."""
+    home = provider.home
+
+    def link_of(row: UsersIntegrations) -> Any:
+        if home.model is UsersIntegrations:
+            return row
+        links = row.user.integrations_links.all()
+        return next((link for link in links if link.provider == provider.name), None)
+
+    def column(name: str, words: Any, tell: Callable[[Any], Any], ordering: str = "") -> Any:
+        def told(row: UsersIntegrations) -> str:
+            link = link_of(row)
+            return "-" if link is None else str(tell(link))
+
+        told.__name__ = name
+        here = ordering and home.model is UsersIntegrations and home.has(ordering)
+        return admin.display(
+            told,
+            description=words % {"provider": provider.label, "short": provider.short_label},
+            ordering=home.column(ordering) if here else None,
+        )
+
+    def app(link: Any) -> Any:
+        if home.has_secret(link, "client_id"):
+            return _("The athlete’s own")
+        return _("The site’s") if home.is_linked(link) else ""
+
+    found = {
+        "": (_("%(provider)s"), lambda link: home.status(link).label, ""),
+        "_health": (
+            _("%(short)s health"),
+            lambda link: _health(home.status(link), status.link_error(provider, link)),
+            "error",
+        ),
+        "_told": (
+            _("The athlete is told"),
+            lambda link: status.link_message(provider, link) or "-",
+            "",
+        ),
+    }
+    if home.has("account_id"):
+        # Without Django's separators for numbers: an id is a name.
+        found["_athlete"] = (
+            _("Athlete id"),
+            lambda link: home.get(link, "account_id") or "-",
+            "account_id",
+        )
+    if home.has("scope"):
+        found["_scopes"] = (_("Scopes"), lambda link: ", ".join(home.scopes(link)), "scope")
+    if home.has("client_id"):
+        found["_app"] = (_("%(provider)s app"), app, "")
+    return {
+        f"{provider.name}{end}": column(f"{provider.name}{end}", *what)
+        for end, what in found.items()
+    }
+
+
+def _actions(provider: Provider) -> Iterator[Callable[..., Any]]:
+    """What staff can do with the links to a provider."""
+    name = {"provider": provider.label, "short": provider.short_label}
+    refresh = _("Refresh %(short)s tokens now")
+    if provider.by_workers:
+        refresh = _("Refresh %(short)s sessions soon")
+    for verb, work, words in (
+        ("refresh", UsersIntegrationsAdmin._refresh, refresh),
+        ("disconnect", UsersIntegrationsAdmin._disconnect, _("Disconnect from %(provider)s")),
+    ):
+
+        def act(admin: Any, request: Any, queryset: Any, work: Any = work) -> Any:
+            return work(admin, request, queryset, provider)
+
+        act.__name__ = f"{verb}_{provider.name}"
+        yield admin.action(act, description=words % name, permissions=["act_on_links"])
+
+
+admin.site.register(UsersIntegrations, UsersIntegrationsAdmin)

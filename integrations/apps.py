@@ -1,5 +1,4 @@
 from django.apps import AppConfig
-from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
 
@@ -9,9 +8,9 @@ class IntegrationsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, receivers  # noqa: F401  (registered by being imported)
+        from . import checks, conf, receivers  # noqa: F401  (registered by being imported)
 
-        if settings.DEBUG and getattr(settings, "INTEGRATIONS_SANDBOX", False):
+        if url := conf.sandbox_url():
             from .sandbox.garmin.hook import install_on_import
 
-            install_on_import(settings.INTEGRATIONS_SANDBOX_URL)
+            install_on_import(url)

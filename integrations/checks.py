@@ -15,10 +15,10 @@ from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
 from django.tasks.backends.dummy import DummyBackend
 from django.tasks.backends.immediate import ImmediateBackend
 
-from . import conf, services
+from . import conf, providers, services
 from .exceptions import IntegrationsDatabaseError
 from .models import FernetCanary, UsersIntegrations
-from .strava.scopes import SCOPES
+from .oauth.provider import OAuthProvider
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -50,10 +50,8 @@ def check_provider_urls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             f"{name} is not an https address: tokens would cross the network in the clear.",
             id="integrations.E003",
         )
-        for name, url in (
-            ("STRAVA_OAUTH_URL", conf.strava_oauth_url()),
-            ("STRAVA_API_URL", conf.strava_api_url()),
-        )
+        for provider in _oauth_providers()
+        for name, url in provider.addresses().items()
         if urlsplit(url).scheme != "https" and urlsplit(url).hostname not in _LOOPBACK
     ]
 
@@ -81,20 +79,28 @@ def check_base_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 @register
-def check_strava_scopes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Strava shows the athlete an error page if a scope is unknown or none is asked for."""
-    scopes = conf.strava_scopes()
-    if scopes and SCOPES.keys() >= set(scopes):
-        return []
-    return [
-        Error(
-            "STRAVA_SCOPES names a scope that Strava does not have."
-            if scopes
-            else "STRAVA_SCOPES names no scope.",
-            hint=f"Known are: {', '.join(SCOPES)}.",
-            id="integrations.E005",
+def check_scopes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A provider may show the athlete an error page if a scope is unknown or none is asked for."""
+    found: list[CheckMessage] = []
+    for provider in _oauth_providers():
+        scopes, known = provider.requested_scopes(), provider.known_scopes
+        if not known or not provider.is_shown() or (scopes and known.keys() >= set(scopes)):
+            continue
+        setting = f"{provider.name.upper()}_SCOPES"
+        found.append(
+            Error(
+                f"{setting} names a scope that {provider.label} does not have."
+                if scopes
+                else f"{setting} names no scope.",
+                hint=f"Known are: {', '.join(known)}.",
+                id="integrations.E005",
+            )
         )
-    ]
+    return found
+
+
+def _oauth_providers() -> list[OAuthProvider]:
+    return [each for each in providers.known().values() if isinstance(each, OAuthProvider)]
 
 
 @register(Tags.database)
@@ -125,19 +131,22 @@ def check_fernet_canary(
 
 
 @register
-def check_strava_client(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    given = [
-        bool(getattr(settings, name, "")) for name in ("STRAVA_CLIENT_ID", "STRAVA_CLIENT_SECRET")
-    ]
-    if any(given) and not all(given):
-        return [
-            checks.Warning(
-                "Only one of STRAVA_CLIENT_ID and STRAVA_CLIENT_SECRET is set: the site counts "
-                "as having no Strava app of its own.",
-                id="integrations.W001",
-            )
+def check_site_apps(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for provider in _oauth_providers():
+        names = [f"{provider.name.upper()}_CLIENT_{which}" for which in ("ID", "SECRET")]
+        given = [
+            bool(conf.of_provider(provider.name, f"CLIENT_{which}")) for which in ("ID", "SECRET")
         ]
-    return []
+        if any(given) and not all(given):
+            found.append(
+                checks.Warning(
+                    f"Only one of {names[0]} and {names[1]} is set: the site counts as having no "
+                    f"{provider.label} app of its own.",
+                    id="integrations.W001",
+                )
+            )
+    return found
 
 
 @register

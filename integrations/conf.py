@@ -11,22 +11,56 @@ from django.http import HttpRequest
 from django.urls import get_script_prefix
 
 DEFAULTS: dict[str, Any] = {
-    "STRAVA_CLIENT_ID": "",
-    "STRAVA_CLIENT_SECRET": "",
-    "STRAVA_WEBHOOK_VERIFY_TOKEN": "",
+    "INTEGRATIONS_PROVIDERS": [
+        "integrations.strava.provider.Strava",
+        "integrations.garminconnect.provider.GarminConnect",
+        "integrations.polar.provider.Polar",
+        "integrations.wahoo.provider.Wahoo",
+        "integrations.intervals.provider.Intervals",
+    ],
     "INTEGRATIONS_BASE_URL": "",
     "INTEGRATIONS_TRAIL_DAYS": 365,
     "INTEGRATIONS_SPOOL_DIR": "",
-    "STRAVA_SCOPES": ["read", "profile:read_all"],
-    # OAuth stays at www.strava.com when the API moves to a host of its own in
-    # 2027, hence two settings. Source: https://developers.strava.com/docs/changelog/
-    "STRAVA_OAUTH_URL": "https://www.strava.com/oauth",
-    "STRAVA_API_URL": "https://www.strava.com/api/v3",
+    "INTEGRATIONS_SANDBOX": False,
+    "INTEGRATIONS_SANDBOX_URL": "",
+    "PROMETHEUS": False,
 }
 
 
 def _get(name: str) -> Any:
     return getattr(settings, name, DEFAULTS[name])
+
+
+def provider_paths() -> tuple[str, ...]:
+    """The dotted paths of the providers' classes."""
+    return tuple(_get("INTEGRATIONS_PROVIDERS"))
+
+
+def of_provider(name: str, what: str, default: Any = "") -> Any:
+    """A setting of one provider: `of_provider("wahoo", "CLIENT_ID")` is WAHOO_CLIENT_ID."""
+    return getattr(settings, f"{name.upper()}_{what}", default)
+
+
+def scopes_of(name: str, default: Any) -> list[str]:
+    """The scopes asked for, in the order of the setting: a list, or text separated by commas or
+    spaces."""
+    scopes = of_provider(name, "SCOPES", default)
+    text = scopes if isinstance(scopes, str) else ",".join(scopes)
+    return list(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def prometheus() -> bool:
+    """Whether metrics are counted."""
+    return bool(_get("PROMETHEUS"))
+
+
+def sandbox_url() -> str:
+    """Where the stand-ins of the providers are, "" if they are not used; only with DEBUG."""
+    return (
+        str(_get("INTEGRATIONS_SANDBOX_URL"))
+        if settings.DEBUG and _get("INTEGRATIONS_SANDBOX")
+        else ""
+    )
 
 
 def fernet_keys() -> tuple[str, ...]:
@@ -37,17 +71,6 @@ def fernet_keys() -> tuple[str, ...]:
 def fernet_use_hkdf() -> bool:
     """Whether keys are passed through HKDF (fernet_fields' own setting, on by default)."""
     return bool(getattr(settings, "FERNET_USE_HKDF", True))
-
-
-def strava_client() -> tuple[str, str] | None:
-    """The site's own Strava app as (client_id, client_secret), or None where it has none."""
-    client_id, client_secret = _get("STRAVA_CLIENT_ID"), _get("STRAVA_CLIENT_SECRET")
-    return (str(client_id), str(client_secret)) if client_id and client_secret else None
-
-
-def strava_webhook_verify_token() -> str:
-    """The token that Strava repeats in a push subscription's handshake; "" where none is set."""
-    return str(_get("STRAVA_WEBHOOK_VERIFY_TOKEN"))
 
 
 def base_url() -> str:
@@ -76,21 +99,3 @@ def spool_dir() -> Path:
     """Where providers' answers wait for a database that is away; `spool` in the project's folder,
     unless the setting names another."""
     return Path(_get("INTEGRATIONS_SPOOL_DIR") or Path(getattr(settings, "BASE_DIR", "")) / "spool")
-
-
-def strava_scopes() -> list[str]:
-    """The scopes asked for at Strava, in the order of the setting: a list, or text separated by
-    commas or spaces."""
-    scopes = _get("STRAVA_SCOPES")
-    text = scopes if isinstance(scopes, str) else ",".join(scopes)
-    return list(dict.fromkeys(text.replace(",", " ").split()))
-
-
-def strava_oauth_url() -> str:
-    """Base of Strava's OAuth endpoints, without a trailing slash."""
-    return str(_get("STRAVA_OAUTH_URL")).rstrip("/")
-
-
-def strava_api_url() -> str:
-    """Base of Strava's API, without a trailing slash."""
-    return str(_get("STRAVA_API_URL")).rstrip("/")

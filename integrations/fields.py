@@ -188,6 +188,37 @@ class EncryptedJSONField(EncryptedTextField):
         return json.dumps(value, separators=(",", ":"))
 
 
+class Internal:
+    """Mixin of fields that say nothing about the athlete, or are worth as much as a secret while an
+    authorization is open: they are neither exported nor searched.
+    """
+
+    def deconstruct(self) -> Any:  # as Django's own field: it is the same column
+        name, _path, args, kwargs = super().deconstruct()  # type: ignore[misc]
+        return (
+            name,
+            f"django.db.models.{type(self).__name__.removeprefix('Internal')}",
+            args,
+            kwargs,
+        )
+
+
+class InternalCharField(Internal, models.CharField):  # type: ignore[type-arg]
+    pass
+
+
+class InternalTextField(Internal, models.TextField):  # type: ignore[type-arg]
+    pass
+
+
+class InternalDateTimeField(Internal, models.DateTimeField):  # type: ignore[type-arg]
+    pass
+
+
+class InternalUUIDField(Internal, models.UUIDField):  # type: ignore[type-arg]
+    pass
+
+
 class KeepsSecretsSealed(models.Model):
     """Base of models with encrypted fields."""
 

@@ -324,8 +324,16 @@ class ProviderClient:
     """Base of a provider's HTTP client. A provider's file holds only what differs."""
 
     provider: str
+    label: str  # for the words of errors
 
-    def _request(
+    def _request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        try:
+            return self._ask(method, url, **kwargs)
+        except ProviderError as exc:
+            exc.provider = self.label
+            raise
+
+    def _ask(
         self,
         method: str,
         url: str,
@@ -334,6 +342,7 @@ class ProviderClient:
         headers: dict[str, str] | None = None,
         data: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
+        json: Any = None,
     ) -> requests.Response:
         """Ask once: a repeated refresh would send a token that is already spent.
 
@@ -349,7 +358,7 @@ class ProviderClient:
         else:
             request.url = url
         request.headers = CaseInsensitiveDict(_HEADERS | (headers or {}))
-        request.prepare_body(data, files=None)
+        request.prepare_body(data, files=None, json=json)
         if auth is not None:
             request.prepare_auth(auth)
         try:
@@ -388,4 +397,6 @@ class ProviderClient:
             event = {"event": f"{self.provider}.reply_unusable"}
             logger.warning("%s gave an unusable %s", self.provider, model.__name__, extra=event)
             # `from None`: the validation error carries the body, tokens and all.
-            raise InvalidProviderReply(provider_status=response.status_code) from None
+            error = InvalidProviderReply(provider_status=response.status_code)
+            error.provider = self.label
+            raise error from None

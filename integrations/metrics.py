@@ -21,20 +21,22 @@ from functools import cache, wraps
 from typing import TYPE_CHECKING
 
 from django.apps import apps
-from django.conf import settings
 from django.db import Error
 from django.db.models import Case, Count, Max, Min, Q, When
 from django.db.models.functions import Now
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
 
+from . import conf, providers
 from .clock import later
 from .exceptions import (
     IntegrationsDatabaseError,
     IntegrationsError,
     InvalidGrant,
     ProviderError,
+    RelinkRequired,
 )
-from .models import LINK_CONDITIONS, LinkStatus, UsersIntegrations
+from .links import Home, Provider
+from .models import LinkStatus
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter
@@ -61,36 +63,17 @@ def count_failure(provider: str, operation: str, code: str) -> None:
     _count("failures", provider, operation, code)
 
 
-def counts_failures[**P, R](
-    provider: str, operation: str
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Count each IntegrationsError that a service raises as a failure of this operation."""
-
-    def decorate(service: Callable[P, R]) -> Callable[P, R]:
-        @wraps(service)
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return service(*args, **kwargs)
-            except IntegrationsError as exc:
-                count_failure(provider, operation, exc.code)
-                raise
-
-        return wrapper
-
-    return decorate
-
-
 def counts_refreshes[**P, R](refresh: Callable[P, R]) -> Callable[P, R]:
     """Count the outcome of a keeper's refresh, which returns None if it was superseded."""
 
     @wraps(refresh)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        provider: str = args[0].provider  # type: ignore[attr-defined]
+        provider: str = args[0].provider.name  # type: ignore[attr-defined]
         try:
             refreshed = refresh(*args, **kwargs)
         except IntegrationsError as exc:
-            # "Relink required" is for the athlete; the cause says what went wrong.
-            cause = exc.__cause__ if isinstance(exc.__cause__, IntegrationsError) else exc
+            # "Relink required" is for the athlete; its reason says what went wrong.
+            cause = (exc.reason or exc) if isinstance(exc, RelinkRequired) else exc
             if isinstance(cause, InvalidGrant):
                 count_refresh(provider, "ended")
             elif isinstance(cause, ProviderError) or cause is not exc:
@@ -111,7 +94,7 @@ def counts_refreshes[**P, R](refresh: Callable[P, R]) -> Callable[P, R]:
 
 
 def _count(name: str, *labels: str) -> None:
-    if not getattr(settings, "PROMETHEUS", False):
+    if not conf.prometheus():
         return
     try:
         _registry_and_counters()[1][name].labels(*labels).inc()
@@ -170,7 +153,7 @@ def exposition(accept: str = "") -> tuple[bytes, str]:
 
 
 class DatabaseCollector:
-    """Gauges read from the database, at two queries per scrape."""
+    """Gauges read from the database, at three queries per scrape."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
@@ -187,36 +170,42 @@ class DatabaseCollector:
 def _link_gauges() -> list[GaugeMetricFamily]:
     from prometheus_client.core import GaugeMetricFamily
 
-    states = {
-        (provider, state): Count("pk", filter=conditions[state])
-        for provider, conditions in LINK_CONDITIONS.items()
-        for state in (LinkStatus.LINKED, LinkStatus.RELINK_REQUIRED)
-    }
-    due = Count(
-        "pk",
-        filter=Q(
-            Q(strava_retry_at=None) | Q(strava_retry_at__lte=Now()),
-            LINK_CONDITIONS["strava"][LinkStatus.LINKED],
-            strava_token_expires_at__lt=later(DUE_WITHIN),
-            strava_refresh_token__isnull=False,
-        ),
-    )
-    counts = UsersIntegrations.objects.aggregate(
-        due=due, **{f"{provider}_{state}": count for (provider, state), count in states.items()}
-    )
     links = GaugeMetricFamily(
         "integrations_links", "Links by their state.", labels=["provider", "state"]
     )
-    for provider, state in states:
-        links.add_metric([provider, state.value], counts[f"{provider}_{state}"])
+    due = 0
+    homes = [(provider, provider.home) for provider in providers.known().values()]
+    for model in dict.fromkeys(home.model for _, home in homes):
+        mine = [(provider, home) for provider, home in homes if home.model is model]
+        counts = model.objects.aggregate(**dict(_counts(mine)))
+        for provider, _home in mine:
+            for state in _STATES:
+                links.add_metric([provider.name, state.value], counts[f"{provider.name}_{state}"])
+            due += counts.get(f"{provider.name}_due", 0)
     return [
         links,
         GaugeMetricFamily(
             "integrations_due_tokens",
-            "Strava tokens that a sweep would refresh now: they expire within the hour, or have.",
-            value=counts["due"],
+            "Tokens that a sweep would refresh now: they expire within the hour, or have.",
+            value=due,
         ),
     ]
+
+
+_STATES = (LinkStatus.LINKED, LinkStatus.RELINK_REQUIRED)
+
+
+def _counts(of_one_model: list[tuple[Provider, Home]]) -> Iterator[tuple[str, Count]]:
+    """What to count in one query, by name."""
+    for provider, home in of_one_model:
+        here = Q(**home.where)
+        for state in _STATES:
+            yield f"{provider.name}_{state}", Count("pk", filter=home.conditions[state] & here)
+        if provider.is_swept:
+            due = home.conditions[LinkStatus.LINKED] & here
+            due &= home.q(retry_at=None) | home.q(retry_at__lte=Now())
+            due &= home.q(token_expires_at__lt=later(DUE_WITHIN), refresh_token__isnull=False)
+            yield f"{provider.name}_due", Count("pk", filter=due)
 
 
 def _queue_gauges() -> list[GaugeMetricFamily]:

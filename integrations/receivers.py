@@ -1,4 +1,4 @@
-"""Receivers: end deleted links, settle dead sign-ins, and plant the key canary on migration."""
+"""Receivers: end deleted links, settle attempts to link, and plant the key canary on migration."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate, pre_delete
 from django.dispatch import receiver
 
-from . import ending
-from .models import FernetCanary, GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
-from .services import _rows, _spool, _trail, garminconnect_login, keys, strava
-from .services._gear_sources import KEEPERS
+from . import ending, providers
+from .clock import dated
+from .links import Provider
+from .models import FernetCanary, Gear, Link, LinkEvent, UsersIntegrations
+from .services import _rows, _spool, keys, links, trail
+from .services.status import settle_attempts
+from .services.tokens import keeper_of
 from .signals import account_unlinked
 
 
@@ -34,13 +37,13 @@ def forget_what_is_over(connection: Any, **kwargs: Any) -> None:
     Without this, and where no clock runs, a password would stay if its worker died.
     """
     global _has_looked
-    if _has_looked or connection.alias != router.db_for_write(GarminConnectLogin):
+    if _has_looked or connection.alias != router.db_for_write(UsersIntegrations):
         return
     _has_looked = True
     # Without the services' wrapper, which closes a failed connection: this one is in use already.
     with suppress(DatabaseError, InterfaceError):
-        if GarminConnectLogin._meta.db_table in connection.introspection.table_names():
-            garminconnect_login.settle_dead_logins()
+        if Link._meta.db_table in connection.introspection.table_names():
+            settle_attempts()
 
 
 _has_looked = False
@@ -66,10 +69,10 @@ _has_looked_for_answers = False
 
 def _take_up_answers() -> None:
     try:
-        for keeper in KEEPERS.values():
+        for provider in providers.known().values():
             while True:
                 try:
-                    keeper.take_up()
+                    keeper_of(provider).take_up()
                     break
                 except _spool.DATABASE_AWAY:
                     connections.close_all()
@@ -79,26 +82,47 @@ def _take_up_answers() -> None:
         connections.close_all()
 
 
-@receiver(pre_delete, sender=UsersIntegrations)
 def end_links_on_delete(
-    instance: UsersIntegrations, using: str, origin: Any = None, **kwargs: Any
+    sender: Any, instance: Any, using: str, origin: Any = None, **kwargs: Any
 ) -> None:
     """Do what a disconnect does when a row is deleted, with its user or by staff alone."""
-    # First, in the same order as a sign-in that ends, or the two could deadlock.
-    GarminConnectLogin.objects.using(using).filter(user_id=instance.user_id).delete()
+    stored_there = [
+        provider
+        for provider in providers.known().values()
+        if provider.home.model is sender
+        and all(getattr(instance, key) == value for key, value in provider.home.where.items())
+    ]
+    if not stored_there:
+        return
+    for provider in stored_there:
+        # First, in the same order as a sign-in that ends, or the two could deadlock.
+        provider.cancel(instance.user_id)
     # Read again and lock the row: the given instance may predate the last rotation or lack the
-    # tokens, and a refresh at this moment would store a pair that nobody revokes.
-    row = UsersIntegrations.objects.using(using).select_for_update().filter(pk=instance.pk).first()
+    # tokens, and a refresh at this moment would store tokens that nobody revokes.
+    rows = dated(sender.objects.using(using)).select_for_update()
+    row = rows.filter(pk=instance.pk).first()
     if row is None:
         return
-    if row.is_linked("strava"):
+    # Deleting a user deletes the trail, too.
+    keeps_trail = sender in (type(origin), getattr(origin, "model", None))
+    for provider in stored_there:
+        _end_link(provider, row, using, keeps_trail)
+    if sender is UsersIntegrations and keeps_trail:
+        Link.objects.using(using).filter(user_id=row.user_id).delete()
+
+
+def _end_link(provider: Provider, row: Any, using: str, keeps_trail: bool) -> None:
+    Gear.objects.using(using).filter(user_id=row.user_id, provider=provider.name).delete()
+    if not provider.home.is_linked(row):
+        return
+    if provider.revokes:
         # After commit: a rolled-back deletion must not end the link, and no provider is asked
         # within a transaction. Until then this instance holds the sealed tokens.
-        transaction.on_commit(lambda: strava.revoke_row(row), using=using, robust=True)
-    Gear.objects.using(using).filter(user_id=row.user_id).delete()
-    for provider in Gear.Provider.values:
-        if row.is_linked(provider):
-            _rows.send_after_commit(account_unlinked, row.user_id, provider)
-            # Deleting a user deletes the trail, too.
-            if UsersIntegrations in (type(origin), getattr(origin, "model", None)):
-                _trail.note(row.user_id, provider, LinkEvent.Event.UNLINKED, "deleted")
+        transaction.on_commit(lambda: links.revoke_row(provider, row), using=using, robust=True)
+    _rows.send_after_commit(account_unlinked, row.user_id, provider.name)
+    if keeps_trail:
+        trail.note(row.user_id, provider.name, LinkEvent.Event.UNLINKED, "deleted")
+
+
+for model in {provider.home.model for provider in providers.known().values()}:
+    pre_delete.connect(end_links_on_delete, sender=model)

@@ -24,14 +24,16 @@ from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.backends.dummy import DummyBackend
 from django.tasks.backends.immediate import ImmediateBackend
 
-from . import ending, services
+from . import ending, providers, services
 from .exceptions import IntegrationsError, TaskQueueUnavailable
 from .metrics import count_failure
+from .services import gear, trail
+from .services.sweep import sweep_tokens
 
 logger = logging.getLogger("integrations.tasks")
 
 # An athlete is watching.
-_URGENT = 50
+URGENT = 50
 # Seconds. A password waits for a worker for no more than 50.
 SLICE = 20
 # As many as are deleted in a few seconds.
@@ -64,7 +66,7 @@ def _enqueue_in_time(work: Task[..., Any], *args: Any) -> None:
     While a thread still waits, nobody else does: the backend is known to be silent.
     """
     if _is_here(work.get_backend()):
-        _enqueue(work, *args)
+        enqueue_now(work, *args)
         return
     _late[:] = [thread for thread in _late if thread.is_alive()]
     if _late:
@@ -74,7 +76,7 @@ def _enqueue_in_time(work: Task[..., Any], *args: Any) -> None:
 
     def run() -> None:
         try:
-            outcome.set_result(context.run(_enqueue, work, *args))
+            outcome.set_result(context.run(enqueue_now, work, *args))
         except BaseException as exc:
             outcome.set_exception(exc)
         finally:
@@ -96,53 +98,32 @@ def _is_here(backend: BaseTaskBackend) -> bool:
     return any(cls.__module__.startswith("django_tasks_db.") for cls in type(backend).__mro__)
 
 
-def _enqueue(work: Task[..., Any], *args: Any) -> None:
+def enqueue_now(work: Task[..., Any], *args: Any) -> None:
     # Arguments are JSON, and a host project's users may have UUIDs for keys.
     work.enqueue(*(str(arg) if isinstance(arg, uuid.UUID) else arg for arg in args))
 
 
-def _key(user_id: Any) -> Any:
+def key_of(user_id: Any) -> Any:
     """A user's key as it was before it became JSON."""
     return get_user_model()._meta.pk.to_python(user_id)
 
 
 def start_gear_sync(user_id: Any, provider: str) -> None:
-    """Have a worker sync gear. Raises what services.request_gear_sync raises, and
+    """Have a worker sync gear. Raises what gear.request_gear_sync raises, and
     TaskQueueUnavailable."""
-    error = services.request_gear_sync(user_id, provider)
+    error = gear.request_gear_sync(user_id, provider)
     try:
-        enqueue(sync_gear, user_id, provider, *services.acting())
+        enqueue(sync_gear, user_id, provider, *trail.acting())
     except TaskQueueUnavailable:
-        services.withdraw_gear_sync(user_id, provider, error)
+        gear.withdraw_gear_sync(user_id, provider, error)
         raise
 
 
 def start_wanted_gear_sync(user_id: Any, provider: str) -> None:
     """After a reconnect: sync gear at once, if the athlete wants it."""
     with suppress(IntegrationsError):  # the scheduler will find it due
-        row = services.get_user_integrations_by_user_id(user_id)
-        if getattr(row, f"{provider}_sync_gear"):
+        if gear.wants_gear(user_id, provider):
             start_gear_sync(user_id, provider)
-
-
-def _linked(user_id: Any, outcome: str) -> str:
-    if outcome == "linked":
-        start_wanted_gear_sync(user_id, "garminconnect")
-    return outcome
-
-
-@task(priority=_URGENT)
-@ending.holding()
-def sign_in_to_garminconnect(user_id: Any, attempt: str) -> str:
-    key = _key(user_id)
-    return _linked(key, services.run_garminconnect_login(key, uuid.UUID(attempt)))
-
-
-@task(priority=_URGENT)
-@ending.holding()
-def answer_garminconnect_mfa(user_id: Any, attempt: str) -> str:
-    key = _key(user_id)
-    return _linked(key, services.run_garminconnect_mfa(key, uuid.UUID(attempt)))
 
 
 @task
@@ -150,20 +131,20 @@ def answer_garminconnect_mfa(user_id: Any, attempt: str) -> str:
 def sync_gear(
     user_id: Any, provider: str, actor: str = "system", actor_id: Any = None
 ) -> dict[str, int] | str:
-    """Sync one link's gear; the actor is for the trail: services.acting() at the request."""
+    """Sync one link's gear; the actor is for the trail: trail.acting() at the request."""
     try:
-        with services.acting_as(actor, _key(actor_id)):
-            return services.sync_gear(_key(user_id), provider)._asdict()
+        with services.acting_as(actor, key_of(actor_id)):
+            return services.sync_gear(key_of(user_id), provider)._asdict()
     except IntegrationsError as exc:  # noted on the row; the next one is due after a while
         return exc.code
 
 
 @task
-def refresh_garminconnect_session(user_id: Any, actor: str = "system", actor_id: Any = None) -> str:
-    """Rotate one Garmin session now; the actor is for the trail, as in sync_gear."""
+def refresh_link(user_id: Any, provider: str, actor: str = "system", actor_id: Any = None) -> str:
+    """Refresh one link now; the actor is for the trail, as in sync_gear."""
     try:
-        with services.acting_as(actor, _key(actor_id)):
-            services.refresh_garminconnect_session(_key(user_id))
+        with services.acting_as(actor, key_of(actor_id)):
+            services.refresh_link(key_of(user_id), provider)
     except IntegrationsError as exc:  # noted on the row
         return exc.code
     return "refreshed"
@@ -172,7 +153,7 @@ def refresh_garminconnect_session(user_id: Any, actor: str = "system", actor_id:
 @task
 def sync_taken_gear(user_id: Any, provider: str, until: str) -> dict[str, int] | str:
     """Run a sync that take_due_gear_syncs gave out until then, unless it was given out again."""
-    if not services.is_gear_sync_taken(_key(user_id), provider, datetime.fromisoformat(until)):
+    if not gear.is_gear_sync_taken(key_of(user_id), provider, datetime.fromisoformat(until)):
         return "superseded"
     return sync_gear.call(user_id, provider)
 
@@ -182,51 +163,32 @@ def sync_taken_gear(user_id: Any, provider: str, until: str) -> dict[str, int] |
 def sync_due_gear() -> int:
     """Enqueue a sync for everyone whose gear is due."""
     count, time_is_up_at = 0, time.monotonic() + SLICE
-    for provider in services.PROVIDERS:
+    for provider in providers.with_gear():
         while not ending.told():
             if time.monotonic() > time_is_up_at:
-                _enqueue(sync_due_gear)
+                enqueue_now(sync_due_gear)
                 return count
-            user_ids, until = services.take_due_gear_syncs(provider)
+            user_ids, until = gear.take_due_gear_syncs(provider.name)
             if not user_ids:
                 break
             for user_id in user_ids:
-                _enqueue(sync_taken_gear, user_id, provider, until.isoformat())
+                enqueue_now(sync_taken_gear, user_id, provider.name, until.isoformat())
             count += len(user_ids)
     return count
 
 
 @task
-def refresh_due_strava_tokens() -> dict[str, int]:
-    counts = services.sweep_strava_tokens(lasts=SLICE)
+def refresh_due_tokens() -> dict[str, int]:
+    counts = sweep_tokens(lasts=SLICE)
     if not counts.is_over:
-        _enqueue(refresh_due_strava_tokens)
+        enqueue_now(refresh_due_tokens)
     return counts.as_dict()
 
 
 @task
 @ending.holding()
 def forget_old_link_events() -> int:
-    count = services.forget_old_link_events(limit=EVENTS)
+    count = trail.forget_old_link_events(limit=EVENTS)
     if count >= EVENTS:
-        _enqueue(forget_old_link_events)
+        enqueue_now(forget_old_link_events)
     return count
-
-
-@task
-def confirm_strava_revocation(user_id: Any) -> str:
-    return services.confirm_strava_revocation(_key(user_id))
-
-
-@task
-def confirm_due_strava_revocations() -> int:
-    """Enqueue the confirmation of revocations that is still due."""
-    user_ids = services.take_due_strava_checks()
-    for user_id in user_ids:
-        _enqueue(confirm_strava_revocation, user_id)
-    return len(user_ids)
-
-
-@task
-def learn_strava_subscription() -> bool:
-    return services.learn_strava_subscription()

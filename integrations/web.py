@@ -30,7 +30,7 @@ from django.views.decorators.http import require_http_methods
 from . import services
 from .exceptions import IntegrationsError, InvalidInput, TooManyRequests
 from .fields import fernet
-from .models import Gear
+from .services.status import get_links
 from .throttle import throttle
 
 # Tags a message about work in progress: it is outdated once the worker is done.
@@ -134,29 +134,26 @@ def errors_as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespo
     return wrapper
 
 
-def asking_first(
-    provider: str,
-) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
+def asking_first(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Give a POST that cannot be undone a page that asks first, which answers its GET."""
 
-    def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-        @wraps(view)
-        def wrapper(request: AthleteRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-            if request.method == "POST":
-                return view(request, *args, **kwargs)
-            row, _login = services.get_links(request.user.pk)
-            if not row.is_linked(provider):
-                return redirect("integrations:settings")
-            context = {
-                "provider": provider,
-                "name": Gear.Provider(provider).label,
-                "is_cn": row.garminconnect_is_cn,
-            }
-            return render(request, f"integrations/{provider}_disconnect.html", context)
+    @wraps(view)
+    def wrapper(request: AthleteRequest, provider: str) -> HttpResponse:
+        if request.method == "POST":
+            return view(request, provider)
+        links = {link.provider.name: link for link in get_links(request.user.pk)}
+        link = links.get(provider)
+        if link is None or not link.is_linked:
+            return redirect("integrations:settings")
+        context = {
+            **link.provider.page_context(link.row, request, {}),
+            "provider": provider,
+            "label": link.provider.label,
+            "explanation": f"{link.provider.card}#disconnecting",
+        }
+        return render(request, "integrations/disconnect.html", context)
 
-        return require_http_methods(["GET", "POST"])(wrapper)
-
-    return decorator
+    return require_http_methods(["GET", "POST"])(wrapper)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

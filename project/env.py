@@ -28,6 +28,10 @@ _FLAGS = dict.fromkeys(("1", "on", "true", "yes", "y", "t", "ok"), True) | dict.
 # Schemes of files, in whose URLs an @ is just an @.
 _FILES = {"sqlite", "spatialite", "prometheus_sqlite", "prometheus_spatialite", "filecache"}
 _HOST = re.compile(r"(\[[\w:.%]+\]|[^\s:@\[\]]*)(:\d{0,5})?")
+_OF_PROVIDER = re.compile(
+    "[A-Z0-9]+_(CLIENT_ID|CLIENT_SECRET|SCOPES|WEBHOOK_VERIFY_TOKEN"
+    "|(OAUTH|AUTHORIZE|TOKEN|REVOKE|API)_URL)"
+)
 # A value in quotes, with a comment after it.
 _QUOTED = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*")\s+#.*""")
 
@@ -149,6 +153,15 @@ class Environment:
                 f"{name} must be an address such as {example}; any of / ? # @ % , ; in its user "
                 "or password must be percent-encoded, as %2F for a slash."
             ) from None
+
+    def of_providers(self) -> dict[str, str]:
+        """What is set of providers' own apps, by NAME_CLIENT_ID and the like."""
+        found = {}
+        for name in {each.removesuffix("_FILE") for each in self.values}:
+            if _OF_PROVIDER.fullmatch(name) and self.text(name):
+                is_url = name.endswith("_URL")
+                found[name] = self.address(name, ("http", "https")) if is_url else self.text(name)
+        return found
 
     def database(self, name: str, default: str) -> dict[str, Any]:
         example = "postgres://user:password@host/name"

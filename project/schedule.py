@@ -25,7 +25,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import DatabaseError, close_old_connections, connection
 from django.db.models.functions import Now
-from django.tasks import TaskResultStatus
+from django.tasks import Task, TaskResultStatus
+from django.utils.module_loading import import_string
 
 from integrations import ending
 from integrations.clock import later
@@ -49,26 +50,24 @@ class Job(NamedTuple):
 
 def jobs() -> list[Job]:
     """What to do, and how often. Each job looks for what is due, so an extra run is harmless."""
-    from integrations import services, tasks  # need the apps to be ready
+    from integrations import providers, tasks  # need the apps to be ready
+    from integrations.services import oauth
 
-    found = [
-        # Run in this process: erasing an expired password must not wait for a worker.
-        Job(forget.__name__, forget, timedelta(minutes=1))
-        for forget in (
-            services.forget_dead_garminconnect_logins,
-            services.forget_abandoned_authorizations,
-        )
+    own = [each for provider in providers.known().values() for each in provider.jobs]
+    jobs = [(import_string(path), every) for path, every in own]
+    jobs += [
+        (oauth.forget_abandoned_authorizations, timedelta(minutes=1)),
+        (forget_dead_sessions, timedelta(hours=1)),
+        (tasks.refresh_due_tokens, timedelta(minutes=10)),
+        (tasks.sync_due_gear, timedelta(hours=1)),
+        (tasks.forget_old_link_events, timedelta(days=1)),
     ]
-    found.append(Job(forget_dead_sessions.__name__, forget_dead_sessions, timedelta(hours=1)))
-    found += [
-        Job(task.name, task.enqueue, every)
-        for task, every in (
-            (tasks.confirm_due_strava_revocations, timedelta(minutes=5)),
-            (tasks.refresh_due_strava_tokens, timedelta(minutes=10)),
-            (tasks.sync_due_gear, timedelta(hours=1)),
-            (tasks.forget_old_link_events, timedelta(days=1)),
-            (tasks.learn_strava_subscription, timedelta(days=1)),
-        )
+    # A task goes to a worker; anything else runs in this process.
+    found = [
+        Job(work.name, work.enqueue, every)
+        if isinstance(work, Task)
+        else Job(work.__name__, work, every)
+        for work, every in jobs
     ]
     if settings.TASKS_BACKEND == "database":
         found += [

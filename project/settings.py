@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.csp import CSP
+from django.utils.functional import SimpleLazyObject
 from pythonjsonlogger.core import RESERVED_ATTRS
 
 from .env import load
@@ -46,29 +47,19 @@ INTEGRATIONS_SANDBOX = env.flag("INTEGRATIONS_SANDBOX")
 if INTEGRATIONS_SANDBOX and not DEBUG:
     raise ImproperlyConfigured("INTEGRATIONS_SANDBOX is for development: unset it or set DEBUG.")
 _WEB = ("http", "https")
-_SANDBOX_URL = env.address("INTEGRATIONS_SANDBOX_URL", _WEB, "http://127.0.0.1:8001")
+INTEGRATIONS_SANDBOX_URL = env.address("INTEGRATIONS_SANDBOX_URL", _WEB, "http://127.0.0.1:8001")
 
-INTEGRATIONS_SANDBOX_URL = _SANDBOX_URL
 
-# The site's own Strava app; without one, athletes paste an app of their own.
-STRAVA_CLIENT_ID = env.text("STRAVA_CLIENT_ID")
-STRAVA_CLIENT_SECRET = env.text("STRAVA_CLIENT_SECRET")
-STRAVA_SCOPES = env.items("STRAVA_SCOPES", ["read", "profile:read_all"], spaces=True)
-STRAVA_OAUTH_URL = env.address(
-    "STRAVA_OAUTH_URL",
-    _WEB,
-    f"{_SANDBOX_URL}/oauth" if INTEGRATIONS_SANDBOX else "https://www.strava.com/oauth",
-)
-STRAVA_API_URL = env.address(
-    "STRAVA_API_URL",
-    _WEB,
-    f"{_SANDBOX_URL}/api/v3" if INTEGRATIONS_SANDBOX else "https://www.strava.com/api/v3",
-)
+# What athletes can link: the dotted paths of providers, all built-in ones by default.
+if _providers := env.items("INTEGRATIONS_PROVIDERS"):
+    INTEGRATIONS_PROVIDERS = _providers
+# The site's own app at each of them, its scopes, and its addresses, as in WAHOO_CLIENT_ID. Without
+# an app a provider is not offered; for Strava, athletes may paste an app of their own.
+globals().update(env.of_providers())
 
 # Beside .env, which names the database.
 INTEGRATIONS_SPOOL_DIR = env.text("INTEGRATIONS_SPOOL_DIR", str(BASE_DIR / "spool"))
 INTEGRATIONS_TRAIL_DAYS = env.number("INTEGRATIONS_TRAIL_DAYS", 365)
-STRAVA_WEBHOOK_VERIFY_TOKEN = env.text("STRAVA_WEBHOOK_VERIFY_TOKEN")
 
 # The site's public address, for a proxy in front of it that changes the Host.
 INTEGRATIONS_BASE_URL = env.address("INTEGRATIONS_BASE_URL", _WEB)
@@ -271,7 +262,13 @@ WHITENOISE_USE_FINDERS = True
 
 # --- Security -------------------------------------------------------------------------------
 
-_strava = urlsplit(STRAVA_OAUTH_URL)
+
+def _form_action() -> list[str]:
+    from integrations import providers  # needs the settings
+
+    return [CSP.SELF, *providers.authorization_origins()]
+
+
 SECURE_CSP = {
     "default-src": [CSP.NONE],
     "script-src": [CSP.SELF],
@@ -280,7 +277,7 @@ SECURE_CSP = {
     "font-src": [CSP.SELF],
     "connect-src": [CSP.SELF],
     # Chromium holds form-action against the redirect that follows a submitted form, too.
-    "form-action": [CSP.SELF, f"{_strava.scheme}://{_strava.netloc}"],
+    "form-action": SimpleLazyObject(_form_action),
     "base-uri": [CSP.NONE],
     "frame-ancestors": [CSP.NONE],
 }

@@ -168,8 +168,8 @@ def next_requests(person: Person, sandbox: Sandbox) -> Iterator[str]:
 def connect(person: Person, code: str) -> None:
     from integrations import services
 
-    state = services.begin_strava_authorization(person.user.pk, "http://testserver/").state
-    services.complete_strava_authorization(person.user.pk, state=state, code=code, scope="read")
+    state = services.begin_authorization(person.user.pk, "strava", "http://testserver/").state
+    services.complete_authorization(person.user.pk, "strava", state=state, code=code, scope="read")
 
 
 def refresh(person: Person, code: str) -> None:
@@ -187,21 +187,21 @@ def sync(person: Person, code: str) -> None:
 def rotate(person: Person, code: str) -> None:
     from django.conf import settings
 
-    from integrations import services
+    from integrations.services.keys import rotate_fernet_keys
 
     settings.FERNET_KEYS = KEYS[::-1]
-    services.rotate_fernet_keys()
+    rotate_fernet_keys()
 
 
 def sign_in(person: Person, code: str) -> None:
-    from integrations import services
+    from integrations.garminconnect import login
     from integrations.sandbox.garmin import MFA_CODE, PASSWORD
 
     user_id = person.user.pk
-    attempt = services.begin_garminconnect_login(user_id, person.email, PASSWORD)
-    if services.run_garminconnect_login(user_id, attempt) == "mfa_required":
-        attempt = services.submit_garminconnect_code(user_id, MFA_CODE)
-        assert services.run_garminconnect_mfa(user_id, attempt) == "linked"
+    attempt = login.begin_login(user_id, person.email, PASSWORD)
+    if login.run_login(user_id, attempt) == "mfa_required":
+        attempt = login.submit_code(user_id, MFA_CODE)
+        assert login.run_mfa(user_id, attempt) == "linked"
 
 
 def refresh_session(person: Person, code: str) -> None:

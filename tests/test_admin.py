@@ -20,6 +20,7 @@ from django_tasks_db.models import DBTaskResult
 
 from integrations import services, tasks
 from integrations.fields import EncryptedTextField
+from integrations.garminconnect.login import begin_login
 from integrations.models import (
     GarminConnectLogin,
     Gear,
@@ -30,6 +31,7 @@ from integrations.models import (
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE, BJORN
 from integrations.sandbox.strava.demo import Athlete
+from integrations.services.trail import get_link_events
 from integrations.signals import account_unlinked
 
 from .conftest import row_of
@@ -304,7 +306,7 @@ def test_a_row_that_staff_delete_leaves_what_a_disconnect_leaves(alice, linked, 
     root = get_user_model().objects.create_superuser("root", "r@example.com", "pw")
     client.force_login(root)
     services.sync_strava_gear(alice.pk)
-    services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, "s3cret")
+    begin_login(alice.pk, GARMIN_ALICE, "s3cret")
     heard = []
     receiver = lambda user_id, provider, **kwargs: heard.append((user_id, provider))  # noqa: E731
     account_unlinked.connect(receiver)
@@ -319,7 +321,7 @@ def test_a_row_that_staff_delete_leaves_what_a_disconnect_leaves(alice, linked, 
     assert not GarminConnectLogin.objects.exists()
     assert strava.counts()["refresh_tokens"] == 0
     assert heard == [(alice.pk, "strava")]
-    event = services.get_link_events(alice.pk)[0]
+    event = get_link_events(alice.pk)[0]
     assert (event.event, event.code, event.actor, event.actor_user) == (
         "unlinked",
         "deleted",
@@ -369,7 +371,7 @@ def test_only_workers_ask_garmin(alice, bob, garmin, admin, settings):
     args = waiting.args_kwargs["args"]
     assert tasks.refresh_garminconnect_session.call(*args) == "refreshed"
     assert garmin.calls["token"] == 1
-    event = services.get_link_events(alice.pk)[0]
+    event = get_link_events(alice.pk)[0]
     assert (event.event, event.actor, event.actor_user.username) == ("refreshed", "staff", "root")
     garmin.fail("token", "reset_before")
     assert tasks.refresh_garminconnect_session.call(*args) == "provider_unavailable"

@@ -23,11 +23,23 @@ from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
 from integrations import exceptions, services, web
+from integrations.garminconnect import login as garminconnect_login
+from integrations.garminconnect.login import (
+    begin_login,
+    forget_dead_logins,
+    run_login,
+    run_mfa,
+    submit_code,
+)
 from integrations.models import GarminConnectAttempt, GarminConnectLogin, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD
 from integrations.sandbox.strava import ALICE
-from integrations.services import garminconnect_login
+from integrations.services.gear import is_gear_sync_taken, request_gear_sync, take_due_gear_syncs
+from integrations.services.oauth import forget_abandoned_authorizations
+from integrations.services.sweep import sweep_tokens
+from integrations.services.trail import get_link_events
+from integrations.strava.push import take_due_checks, take_revocation_hint
 
 from .clock import Clock
 from .conftest import row_of
@@ -132,23 +144,23 @@ def elsewhere(request, machine):
 @every_clock
 def test_a_state_is_good_on_every_machine(alice, strava, elsewhere):
     url = "http://testserver/"
-    state = services.begin_strava_authorization(alice.pk, url).state
+    state = services.begin_authorization(alice.pk, "strava", url).state
     there = elsewhere(
         "complete_strava_authorization", alice.pk, state=state, code=strava.grant(ALICE)
     )
     assert "error" not in there
 
     elsewhere("begin_strava_authorization", alice.pk, url)
-    services.complete_strava_authorization(
-        alice.pk, state=row_of(alice).strava_state, code=strava.grant(ALICE)
+    services.complete_authorization(
+        alice.pk, "strava", state=row_of(alice).strava_state, code=strava.grant(ALICE)
     )
     elsewhere("begin_strava_authorization", alice.pk, url)
-    assert services.forget_abandoned_authorizations() == 0
+    assert forget_abandoned_authorizations() == 0
     assert row_of(alice).strava_state
 
 
 def test_an_old_state_is_old_on_every_machine(alice, strava, elsewhere):
-    state = services.begin_strava_authorization(alice.pk, "http://testserver/").state
+    state = services.begin_authorization(alice.pk, "strava", "http://testserver/").state
     UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
     answer = elsewhere(
         "complete_strava_authorization", alice.pk, state=state, code=strava.grant(ALICE)
@@ -179,12 +191,12 @@ def test_a_token_that_another_machine_got_is_as_good_as_it_is(alice, expired, st
 def test_a_failure_puts_a_sweep_off_for_as_long_as_it_says(alice, expired, strava, elsewhere):
     strava.fail("token", "500", times=1)
     assert elsewhere("get_strava_access_token", alice.pk)["error"] == "ProviderUnavailable"
-    assert services.sweep_strava_tokens().due == 0  # put off for a minute, on every machine
+    assert sweep_tokens().due == 0  # put off for a minute, on every machine
     assert elsewhere("sweep_strava_tokens")["due"] == 0
     UsersIntegrations.objects.update(
         strava_retry_at=F("strava_retry_at") - timedelta(seconds=2 * MINUTE)
     )
-    assert services.sweep_strava_tokens().refreshed == 1
+    assert sweep_tokens().refreshed == 1
 
 
 def test_a_limit_holds_on_every_machine_until_it_ends(alice, expired, strava, elsewhere):
@@ -207,7 +219,7 @@ def test_a_sweep_anywhere_puts_no_other_off(alice, link, strava, elsewhere):
     assert elsewhere("sweep_strava_tokens")["refreshed"] == 1
     UsersIntegrations.objects.update(strava_token_expires_at=timezone.now())
     strava.expire(ALICE)
-    assert services.sweep_strava_tokens().refreshed == 1
+    assert sweep_tokens().refreshed == 1
     UsersIntegrations.objects.update(strava_token_expires_at=timezone.now())
     strava.expire(ALICE)
     assert elsewhere("sweep_strava_tokens")["refreshed"] == 1
@@ -216,9 +228,9 @@ def test_a_sweep_anywhere_puts_no_other_off(alice, link, strava, elsewhere):
 
 def test_gear_is_synced_when_it_is_due(alice, linked, strava, elsewhere):
     elsewhere("set_sync_gear", alice.pk, "strava", True)
-    taken, _until = services.take_due_gear_syncs("strava")
+    taken, _until = take_due_gear_syncs("strava")
     assert taken == [alice.pk]
-    assert services.take_due_gear_syncs("strava")[0] == []
+    assert take_due_gear_syncs("strava")[0] == []
     assert elsewhere("take_due_gear_syncs", "strava")[0] == []
 
     elsewhere("request_gear_sync", alice.pk, "strava")
@@ -231,8 +243,8 @@ def test_gear_is_synced_when_it_is_due(alice, linked, strava, elsewhere):
     services.set_sync_gear(alice.pk, "strava", True)
     taken, until = elsewhere("take_due_gear_syncs", "strava")
     assert taken == [alice.pk]
-    assert services.is_gear_sync_taken(alice.pk, "strava", datetime.fromisoformat(until))
-    assert services.take_due_gear_syncs("strava")[0] == []
+    assert is_gear_sync_taken(alice.pk, "strava", datetime.fromisoformat(until))
+    assert take_due_gear_syncs("strava")[0] == []
     strava.fail("athlete", "500", times=1)
     elsewhere("sync_strava_gear", alice.pk)
     due_in = row_of(alice).strava_sync_due_at - timezone.now()
@@ -248,7 +260,7 @@ def test_push_events_cause_as_many_checks_as_elsewhere(alice, linked, strava, el
         strava_check_due_at=F("strava_check_due_at") - timedelta(minutes=15)
     )
     assert elsewhere("take_due_strava_checks") == [alice.pk]
-    assert services.take_due_strava_checks() == []
+    assert take_due_checks() == []
 
 
 def here(name, *args):
@@ -268,14 +280,14 @@ def window_left():
 
 @every_clock
 def test_a_worker_elsewhere_finishes_a_sign_in(alice, garmin, elsewhere):
-    attempt = services.begin_garminconnect_login(alice.pk, MFA, PASSWORD)
+    attempt = begin_login(alice.pk, MFA, PASSWORD)
     assert elsewhere("run_garminconnect_login", alice.pk, attempt) == "mfa_required"
-    for settle in (services.forget_dead_garminconnect_logins, lambda: elsewhere(SETTLE)):
+    for settle in (forget_dead_logins, lambda: elsewhere(SETTLE)):
         assert settle() == 0
-    attempt = services.submit_garminconnect_code(alice.pk, "999999")
+    attempt = submit_code(alice.pk, "999999")
     assert elsewhere("run_garminconnect_mfa", alice.pk, attempt) == "invalid_mfa_code"
-    assert services.forget_dead_garminconnect_logins() == 0
-    attempt = services.submit_garminconnect_code(alice.pk, MFA_CODE)
+    assert forget_dead_logins() == 0
+    attempt = submit_code(alice.pk, MFA_CODE)
     assert elsewhere("run_garminconnect_mfa", alice.pk, attempt) == "linked"
     services.get_garminconnect_client(alice.pk)
     assert garmin.calls["token"] == 1  # the session is as fresh here
@@ -286,9 +298,9 @@ SETTLE = "forget_dead_garminconnect_logins"
 
 def test_a_sign_in_begun_elsewhere_is_finished_here(alice, garmin, elsewhere):
     attempt = elsewhere("begin_garminconnect_login", alice.pk, MFA, PASSWORD)
-    assert services.run_garminconnect_login(alice.pk, attempt) == "mfa_required"
+    assert run_login(alice.pk, attempt) == "mfa_required"
     attempt = elsewhere("submit_garminconnect_code", alice.pk, MFA_CODE)
-    assert services.run_garminconnect_mfa(alice.pk, attempt) == "linked"
+    assert run_mfa(alice.pk, attempt) == "linked"
 
 
 def test_what_nobody_came_for_is_erased_by_any_machine(alice, garmin, elsewhere):
@@ -332,9 +344,9 @@ def test_a_session_is_rotated_when_it_has_to_be(alice, garmin, elsewhere):
 
 def test_the_trail_is_in_the_databases_time(alice, linked, strava, elsewhere):
     elsewhere("refresh_strava_access_token", alice.pk)
-    services.refresh_strava_access_token(alice.pk)
+    services.refresh_link(alice.pk, "strava")
     elsewhere("refresh_strava_access_token", alice.pk)
-    events = services.get_link_events(alice.pk)
+    events = get_link_events(alice.pk)
     assert all(abs(each.at - timezone.now()) < timedelta(minutes=1) for each in events)
     assert [each.pk for each in events] == sorted((each.pk for each in events), reverse=True)
     assert elsewhere("forget_old_link_events") == 0
@@ -400,38 +412,38 @@ TOMORROW = Now() + timedelta(days=1)
 )
 def test_no_sweep_is_put_off_until_the_clock_was_right(alice, expired, strava, left):
     UsersIntegrations.objects.update(**left)
-    assert services.sweep_strava_tokens().refreshed == 1
+    assert sweep_tokens().refreshed == 1
 
 
 @pytest.mark.parametrize("column", ["sync_due_at", "syncing_until", "limited_until"])
 def test_no_gear_waits_until_the_clock_was_right(alice, linked, strava, column):
     services.set_sync_gear(alice.pk, "strava", True)
     UsersIntegrations.objects.update(**{f"strava_{column}": TOMORROW + timedelta(hours=1)})
-    assert services.take_due_gear_syncs("strava")[0] == [alice.pk]
-    services.request_gear_sync(alice.pk, "strava")
+    assert take_due_gear_syncs("strava")[0] == [alice.pk]
+    request_gear_sync(alice.pk, "strava")
     services.sync_strava_gear(alice.pk)
 
 
 def test_no_password_waits_until_the_clock_was_right(alice, garmin):
     for _ in range(5):
-        services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
+        begin_login(alice.pk, GARMIN_ALICE, PASSWORD)
         GarminConnectLogin.objects.update(step_until=TOMORROW)
     GarminConnectAttempt.objects.update(at=TOMORROW)
 
-    services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
+    begin_login(alice.pk, GARMIN_ALICE, PASSWORD)
     GarminConnectLogin.objects.update(step_until=TOMORROW)
-    assert services.forget_dead_garminconnect_logins() == 1
+    assert forget_dead_logins() == 1
     assert not GarminConnectLogin.objects.exists()
 
 
 def test_no_check_and_no_client_waits_until_the_clock_was_right(alice, linked, strava):
-    assert services.take_strava_revocation(event()) == alice.pk
+    assert take_revocation_hint(event()) == alice.pk
     UsersIntegrations.objects.update(strava_check_due_at=TOMORROW, strava_checks_until=TOMORROW)
-    assert services.take_due_strava_checks() == [alice.pk]
+    assert take_due_checks() == [alice.pk]
 
-    services.begin_strava_authorization(alice.pk, "http://testserver/")
+    services.begin_authorization(alice.pk, "strava", "http://testserver/")
     UsersIntegrations.objects.update(strava_state_expires_at=TOMORROW)
-    assert services.forget_abandoned_authorizations() == 1
+    assert forget_abandoned_authorizations() == 1
 
 
 def test_a_scheduler_whose_clock_jumps_goes_on(db, tmp_path):
@@ -486,7 +498,7 @@ def test_a_site_whose_machines_disagree(alice, sandbox, garmin, strava, tmp_path
         wait_until(lambda: here.status("garminconnect")["status"] == "linked")
         assert garmin.attempts[MFA] == 1
 
-        state = services.begin_strava_authorization(alice.pk, "http://testserver/").state
+        state = services.begin_authorization(alice.pk, "strava", "http://testserver/").state
         answer = there.session.get(
             f"{there.site.url}/integrations/strava/callback/",
             params={"state": state, "code": strava.grant(ALICE), "scope": "read"},

@@ -26,11 +26,13 @@ from requests.adapters import HTTPAdapter
 
 from integrations import http, services
 from integrations.exceptions import ProviderUnavailable
+from integrations.garminconnect.provider import GarminConnect
 from integrations.garminconnect.sessions import bounded
 from integrations.models import LinkStatus
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE
-from integrations.services import garminconnect, strava_authorization, strava_sweep, strava_tokens
+from integrations.services import oauth, sweep
+from integrations.strava.provider import Strava
 
 from .conftest import row_of
 from .processes import BASE_DIR, PYTHON, environment, wait_until
@@ -223,10 +225,10 @@ def test_behind_a_socks_proxy_an_answer_has_its_deadline(asks, monkeypatch):
 
 def test_the_deadline_lies_within_every_lease():
     takes = http.CONNECT_TIMEOUT + http.READ_TIMEOUT
-    waited = strava_sweep.CLAIM_LASTS
-    assert waited + takes + 5 < strava_tokens.StravaTokenKeeper.lease
-    assert takes + 5 < garminconnect.GarminConnectTokenKeeper.lease
-    assert takes < strava_authorization.EXCHANGE_TAKES.total_seconds()
+    waited = sweep.CLAIM_LASTS
+    assert waited + takes + 5 < Strava.lease
+    assert takes + 5 < GarminConnect.lease
+    assert takes < oauth.EXCHANGE_TAKES.total_seconds()
 
 
 # --- Once an answer is whole --------------------------------------------------------------------

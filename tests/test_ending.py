@@ -21,9 +21,11 @@ from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
 from integrations import ending, services, tasks
+from integrations.garminconnect.login import begin_login
 from integrations.models import FernetCanary, Gear, LinkEvent, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import PASSWORD
+from integrations.services.keys import plant_fernet_canary
 from integrations.strava.client import StravaTokens
 from project.schedule import Job, Scheduler
 
@@ -326,7 +328,7 @@ def test_a_command_that_syncs_stores_what_it_has_asked_for(sweep):
 
 def test_a_task_worker_that_sweeps_stores_what_it_has_asked_for(sweep):
     sweep = sweep(200)
-    sweep.enqueue("refresh_due_strava_tokens")
+    sweep.enqueue("refresh_due_tokens")
     worker = sweep.site.worker()
 
     assert sweep.end(worker) == 0
@@ -339,7 +341,7 @@ def test_a_celery_worker_that_sweeps_stores_what_it_has_asked_for(sweep, broker,
     sweep = sweep(200)
     sweep.site.env |= broker.env
     worker = celery_worker(sweep.site)
-    sweep.enqueue("refresh_due_strava_tokens")
+    sweep.enqueue("refresh_due_tokens")
 
     assert sweep.end(worker, group=group) == 0
     sweep.assert_that_it_ended_in_order()
@@ -382,7 +384,7 @@ def test_a_task_worker_ends_a_sign_in_that_it_has_begun(site, alice, garmin, set
     settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
     site.env["TASKS_BACKEND"] = "database"
     garmin.fail("mobile_page", "delay", seconds=2)
-    attempt = services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
+    attempt = begin_login(alice.pk, GARMIN_ALICE, PASSWORD)
     tasks.sign_in_to_garminconnect.enqueue(alice.pk, str(attempt))
     worker = site.hurried_worker()
     wait_until(lambda: garmin.calls["mobile_page"])
@@ -399,22 +401,22 @@ def test_a_task_worker_ends_a_sign_in_that_it_has_begun(site, alice, garmin, set
 def enqueued(monkeypatch):
     """What tasks enqueue, which is not run."""
     names = []
-    monkeypatch.setattr(tasks, "_enqueue", lambda task, *args: names.append(task.name))
+    monkeypatch.setattr(tasks, "enqueue_now", lambda task, *args: names.append(task.name))
     return names
 
 
 def test_a_sweep_goes_on_in_another_task_once_its_time_is_up(sweep, enqueued, monkeypatch):
     sweep(30)
     monkeypatch.setattr(tasks, "SLICE", 0.5)
-    first = tasks.refresh_due_strava_tokens.call()
+    first = tasks.refresh_due_tokens.call()
     assert 8 <= first["refreshed"] < 30
     assert first["skipped"] == 30 - first["refreshed"]
     assert not UsersIntegrations.objects.filter(strava_lease__isnull=False).exists()
-    assert enqueued == ["refresh_due_strava_tokens"]
+    assert enqueued == ["refresh_due_tokens"]
 
     monkeypatch.setattr(tasks, "SLICE", 20)
-    assert tasks.refresh_due_strava_tokens.call()["refreshed"] == first["skipped"]
-    assert enqueued == ["refresh_due_strava_tokens"]
+    assert tasks.refresh_due_tokens.call()["refreshed"] == first["skipped"]
+    assert enqueued == ["refresh_due_tokens"]
 
 
 def test_syncs_of_gear_are_enqueued_in_several_tasks(sweep, enqueued, monkeypatch):
@@ -464,7 +466,7 @@ def told_at(ends, monkeypatch):
 def test_a_rotation_that_is_told_to_end_plants_no_canary(bob, linked, link, strava, told_at, ends):
     strava.add_athlete(900_001)
     link(bob, athlete_id=900_001)
-    services.plant_fernet_canary()
+    plant_fernet_canary()
     canary = everything_of(FernetCanary)
     told_at("integrations.services.keys._rotate_row")
     out, err = StringIO(), StringIO()

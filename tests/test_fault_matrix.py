@@ -34,6 +34,7 @@ from integrations.sandbox.faults import FAULTS
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD, hook
 from integrations.sandbox.strava import ALICE, CLIENT_SECRET
+from integrations.services.sweep import sweep_tokens
 
 from .conftest import begin, come_back, messages_of, row_of, told_on
 from .test_strava_webhook import event, send
@@ -491,7 +492,7 @@ class Sweep(Refresh):
 
     def act(self, world):
         UsersIntegrations.objects.update(strava_retry_at=None, strava_limited_until=None)
-        counts = services.sweep_strava_tokens(workers=2)
+        counts = sweep_tokens(workers=2)
         told = world.error("strava")
         assert (counts.due, counts.failed) == (1, 0 if told.code == "works" else 1)
         return told

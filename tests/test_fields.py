@@ -15,6 +15,7 @@ from django.forms import model_to_dict
 from integrations import services
 from integrations.exceptions import IntegrationsError, SecretUnreadable
 from integrations.models import UsersIntegrations
+from integrations.models.integrations import STRAVA
 
 from .conftest import row_of
 
@@ -173,8 +174,8 @@ def test_a_lost_key_is_an_error_with_a_name_and_only_where_a_secret_is_read(
 
     loaded = row_of(alice)
     loaded.refresh_from_db()
-    assert loaded.is_linked("strava")
-    assert not loaded.is_readable("strava")
+    assert STRAVA.is_linked(loaded)
+    assert not STRAVA.is_readable(loaded)
     with pytest.raises(SecretUnreadable) as caught:
         loaded.strava_token  # noqa: B018
     assert isinstance(caught.value, IntegrationsError)

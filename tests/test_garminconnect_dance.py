@@ -9,6 +9,7 @@ import pytest
 from django.http import JsonResponse
 
 from integrations import services
+from integrations.garminconnect import login as garminconnect_login
 from integrations.garminconnect import watch
 from integrations.models import GarminConnectAttempt, GarminConnectLogin
 from integrations.sandbox.garmin import (
@@ -21,7 +22,6 @@ from integrations.sandbox.garmin import (
     PHONE,
     sso,
 )
-from integrations.services import garminconnect_login
 
 from .test_garminconnect_login import answer, connect, status
 

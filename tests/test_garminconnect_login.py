@@ -15,6 +15,15 @@ from django.utils import timezone
 
 from integrations import exceptions, services
 from integrations.clock import later
+from integrations.garminconnect import login as garminconnect_login
+from integrations.garminconnect.login import (
+    begin_login,
+    cancel_login,
+    forget_dead_logins,
+    run_login,
+    run_mfa,
+    withdraw_login,
+)
 from integrations.models import (
     GarminConnectAttempt,
     GarminConnectLogin,
@@ -33,7 +42,6 @@ from integrations.sandbox.garmin import (
     SLOW,
     THROTTLED,
 )
-from integrations.services import garminconnect_login
 from integrations.signals import account_linked
 
 from .conftest import messages_of, row_of
@@ -131,7 +139,7 @@ def test_the_password_is_emptied_the_moment_the_worker_has_it(
         raise exceptions.GarminConnectUnavailable
 
     monkeypatch.setattr(garminconnect_login.client, "sign_in", look)
-    services.run_garminconnect_login(alice.pk, login.attempt)
+    run_login(alice.pk, login.attempt)
 
     [during] = at_work
     assert (during.step, during.email, during.password) == ("running", None, None)
@@ -292,7 +300,7 @@ def test_a_code_sent_twice_is_checked_once(alice, alice_client, garmin, asked, q
     assert (second.status_code, second.json()["error"]["code"]) == (409, "login_in_progress")
 
     attempt = the_login(alice).attempt
-    outcomes = [services.run_garminconnect_mfa(alice.pk, attempt) for _ in range(3)]
+    outcomes = [run_mfa(alice.pk, attempt) for _ in range(3)]
 
     assert outcomes == ["linked", "superseded", "superseded"]
     assert status(alice_client)["status"] == "linked"
@@ -319,7 +327,7 @@ def test_a_second_tab_is_told_that_a_sign_in_runs(alice, alice_client, garmin, q
 def test_a_task_that_runs_twice_signs_in_once(alice, alice_client, garmin, queued):
     connect(alice_client)
     attempt = the_login(alice).attempt
-    outcomes = [services.run_garminconnect_login(alice.pk, attempt) for _ in range(3)]
+    outcomes = [run_login(alice.pk, attempt) for _ in range(3)]
     assert outcomes == ["linked", "superseded", "superseded"]
     assert garmin.attempts[ALICE] == 1
 
@@ -332,7 +340,7 @@ def test_a_cancel_forgets_everything(alice, alice_client, garmin, queued):
 
     assert not GarminConnectLogin.objects.exists()
     assert status(alice_client)["status"] == "not_linked"
-    assert services.run_garminconnect_login(alice.pk, attempt) == "superseded"
+    assert run_login(alice.pk, attempt) == "superseded"
     assert not garmin.attempts
     assert alice_client.post(CANCEL, headers=JSON).status_code == 409
 
@@ -343,12 +351,12 @@ def test_a_cancel_while_garmin_is_asked_wins(alice, alice_client, garmin, queued
 
     def cancelled_meanwhile(*args):
         session = sign_in(*args)
-        services.cancel_garminconnect_login(alice.pk)
+        cancel_login(alice.pk)
         return session
 
     monkeypatch.setattr(garminconnect_login.client, "sign_in", cancelled_meanwhile)
 
-    assert services.run_garminconnect_login(alice.pk, the_login(alice).attempt) == "superseded"
+    assert run_login(alice.pk, the_login(alice).attempt) == "superseded"
     assert row_of(alice).garminconnect_status == LinkStatus.NOT_LINKED
 
 
@@ -358,8 +366,8 @@ def test_a_new_start_while_an_old_worker_is_at_it_wins(alice, alice_client, garm
     GarminConnectLogin.objects.update(step_until=timezone.now())
     connect(alice_client)
 
-    assert services.run_garminconnect_login(alice.pk, first) == "superseded"
-    assert services.run_garminconnect_login(alice.pk, the_login(alice).attempt) == "linked"
+    assert run_login(alice.pk, first) == "superseded"
+    assert run_login(alice.pk, the_login(alice).attempt) == "linked"
     assert garmin.attempts[ALICE] == 1
 
 
@@ -416,10 +424,10 @@ def test_a_worker_that_takes_long_says_that_it_lives(alice, garmin, monkeypatch)
 
 def test_dead_sign_ins_of_all_users_are_forgotten(alice, bob, garmin):
     for user in (alice, bob):
-        services.begin_garminconnect_login(user.pk, ALICE, PASSWORD)
+        begin_login(user.pk, ALICE, PASSWORD)
     GarminConnectLogin.objects.filter(user=bob).update(step_until=timezone.now())
 
-    assert services.forget_dead_garminconnect_logins() == 1
+    assert forget_dead_logins() == 1
 
     assert the_login(alice).password == PASSWORD
     assert not GarminConnectLogin.objects.filter(user=bob).exists()
@@ -461,33 +469,33 @@ def test_the_limit_holds_for_a_garmin_account_too(alice_client, bob_client, garm
 
 
 def given_up_by_the_queue(alice):
-    assert services.withdraw_garminconnect_login(alice.pk, the_login(alice).attempt)
+    assert withdraw_login(alice.pk, the_login(alice).attempt)
 
 
 def canceled(alice):
-    services.cancel_garminconnect_login(alice.pk)
+    cancel_login(alice.pk)
 
 
 def too_late(alice):
     GarminConnectLogin.objects.update(step_until=timezone.now())
-    assert services.forget_dead_garminconnect_logins() == 1
+    assert forget_dead_logins() == 1
 
 
 @pytest.mark.parametrize("over", [given_up_by_the_queue, canceled, too_late])
 def test_a_password_that_no_worker_was_given_does_not_count(alice, garmin, over):
     for _ in range(7):
-        attempt = services.begin_garminconnect_login(alice.pk, ALICE, PASSWORD)
+        attempt = begin_login(alice.pk, ALICE, PASSWORD)
         over(alice)
-        assert services.run_garminconnect_login(alice.pk, attempt) == "superseded"
+        assert run_login(alice.pk, attempt) == "superseded"
     assert not GarminConnectAttempt.objects.exists()
     assert not garmin.attempts
 
 
 @pytest.mark.parametrize("over", [canceled, too_late])
 def test_a_password_that_a_worker_was_given_counts(alice, garmin, over):
-    attempt = services.begin_garminconnect_login(alice.pk, ALICE, PASSWORD)
+    attempt = begin_login(alice.pk, ALICE, PASSWORD)
     GarminConnectLogin.objects.update(step="running")
-    assert not services.withdraw_garminconnect_login(alice.pk, attempt)
+    assert not withdraw_login(alice.pk, attempt)
     over(alice)
     assert GarminConnectAttempt.objects.count() == 1
 
@@ -498,7 +506,7 @@ def test_what_could_not_be_laid_ready_does_not_count(alice, garmin, monkeypatch)
 
     monkeypatch.setattr(GarminConnectLogin.objects, "bulk_create", full)
     with pytest.raises(exceptions.IntegrationsDatabaseError):
-        services.begin_garminconnect_login(alice.pk, ALICE, PASSWORD)
+        begin_login(alice.pk, ALICE, PASSWORD)
     assert not GarminConnectAttempt.objects.exists()
 
 
@@ -632,7 +640,7 @@ def test_the_form_answers_without_waiting_for_garmin(alice, alice_client, garmin
         started = time.perf_counter()
         assert connect(alice_client, SLOW).status_code == 202
         forms.append(time.perf_counter() - started)
-        services.cancel_garminconnect_login(alice.pk)
+        cancel_login(alice.pk)
 
     assert not garmin.calls
     # On any machine that is not very slow at everything it does.

@@ -17,9 +17,10 @@ from integrations.exceptions import (
     GarminConnectRelinkRequired,
     GarminConnectUnavailable,
 )
+from integrations.garminconnect import client as garminconnect_client
+from integrations.garminconnect.provider import GarminConnect
 from integrations.models import LinkStatus, UsersIntegrations
 from integrations.sandbox.garmin import ALICE, CHINA
-from integrations.services import garminconnect
 
 from .conftest import row_of
 from .processes import BASE_DIR, PYTHON, environment
@@ -228,14 +229,14 @@ def test_a_session_belongs_to_one_side_of_the_world(alice, garmin):
 
 
 def test_a_disconnect_while_garmin_is_asked_wins(alice, garmin, lapsing, monkeypatch):
-    refresh = garminconnect.client.refresh
+    refresh = garminconnect_client.refresh
 
     def meanwhile(session):
         answer = refresh(session)
-        services.disconnect_garminconnect(alice.pk)
+        services.disconnect(alice.pk, "garminconnect")
         return answer
 
-    monkeypatch.setattr(garminconnect.client, "refresh", meanwhile)
+    monkeypatch.setattr(garminconnect_client, "refresh", meanwhile)
     with pytest.raises(GarminConnectNotLinked):
         get_client(alice.pk)
     assert row_of(alice).garminconnect_oauth2 is None
@@ -248,13 +249,13 @@ def test_rotating_keeps_what_garth_left(alice, garmin, lapsing):
 
 
 def test_a_forced_refresh_rotates_however_fresh_it_is(alice, garmin, linked):
-    services.refresh_garminconnect_session(alice.pk)
+    services.refresh_link(alice.pk, "garminconnect")
     assert garmin.calls["token"] == 1
     assert row_of(alice).garminconnect_oauth2 != linked.garminconnect_oauth2
 
 
 def test_a_library_that_never_answers_does_not_hold_the_others(alice, garmin, lapsing, monkeypatch):
-    monkeypatch.setattr(garminconnect.GarminConnectTokenKeeper, "lease", -9.7)
+    monkeypatch.setattr(GarminConnect, "lease", -9.7)
     UsersIntegrations.objects.update(
         garminconnect_lease="0" * 32,
         garminconnect_lease_until=timezone.now() + timedelta(minutes=1),

@@ -10,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from integrations import services
+from integrations.garminconnect.login import begin_login
 from integrations.models import GarminConnectLogin
 from integrations.sandbox.garmin import ALICE, MFA, MFA_CODE, PASSWORD
 
@@ -44,7 +45,7 @@ def step(user):
 
 def test_a_workers_start_ends_what_nobody_has_come_for(alice, site):
     """With nothing in the queue, and no clock and no web process that could look."""
-    services.begin_garminconnect_login(alice.pk, ALICE, PASSWORD)
+    begin_login(alice.pk, ALICE, PASSWORD)
     GarminConnectLogin.objects.update(step_until=timezone.now() - timedelta(seconds=1))
 
     site.worker()

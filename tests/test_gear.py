@@ -35,6 +35,7 @@ from integrations.sandbox.strava import (
     OTHER_CLIENT_ID,
     OTHER_CLIENT_SECRET,
 )
+from integrations.services.gear import take_due_gear_syncs
 from integrations.signals import gear_synced
 from integrations.strava.client import StravaClient
 
@@ -272,7 +273,7 @@ def test_a_disconnect_meanwhile_wins(alice, linked, strava, monkeypatch):
 
     def meanwhile(row):
         fetched = fetch(row)
-        services.disconnect_strava(alice.pk)
+        services.disconnect(alice.pk, "strava")
         return fetched
 
     monkeypatch.setattr(services.gear, "fetch_from_strava", meanwhile)
@@ -288,7 +289,7 @@ def test_disconnecting_deletes_that_gear_and_nothing_else(alice, bob, linked, li
     services.link_garminconnect_account(alice.pk, None, garmin.issue_session(GARMIN_ALICE))
     services.sync_garminconnect_gear(alice.pk)
 
-    services.disconnect_strava(alice.pk)
+    services.disconnect(alice.pk, "strava")
 
     assert not gear_of(alice)
     assert gear_of(alice, "garminconnect")
@@ -554,8 +555,8 @@ def test_due_gear_is_synchronised_by_itself(alice, bob, linked, link, strava):
 
 def test_due_gear_is_given_out_once(alice, linked, strava):
     wants(alice)
-    assert services.take_due_gear_syncs("strava")[0] == [alice.pk]
-    assert services.take_due_gear_syncs("strava")[0] == []
+    assert take_due_gear_syncs("strava")[0] == [alice.pk]
+    assert take_due_gear_syncs("strava")[0] == []
 
 
 def test_workers_that_come_back_after_hours_synchronise_once(alice, linked, strava, settings):
@@ -578,7 +579,7 @@ def test_workers_that_come_back_after_hours_synchronise_once(alice, linked, stra
 def test_a_dead_link_is_not_due(alice, linked, strava):
     wants(alice)
     UsersIntegrations.objects.update(strava_relink_required_at=timezone.now())
-    assert services.take_due_gear_syncs("strava")[0] == []
+    assert take_due_gear_syncs("strava")[0] == []
 
 
 @pytest.mark.django_db(transaction=True)

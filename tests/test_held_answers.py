@@ -17,17 +17,20 @@ import pytest
 from django.db import OperationalError, ProgrammingError, connection, connections
 from django.utils import timezone
 
-from integrations import exceptions, receivers, services
+from integrations import exceptions, providers, receivers, services
 from integrations.fields import fernet
 from integrations.models import LinkEvent, LinkStatus, UsersIntegrations
+from integrations.models.integrations import STRAVA
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE
 from integrations.services import _rows, _single_flight, _spool
-from integrations.services import strava as strava_service
 from integrations.services._single_flight import GRACE, WAITING
-from integrations.services.strava_tokens import StravaTokenKeeper
+from integrations.services.keys import rotate_fernet_keys
+from integrations.services.sweep import sweep_tokens
 from integrations.signals import relink_required
 from integrations.strava.client import StravaClient
+from integrations.strava.provider import Strava as StravaProvider
+from integrations.strava.push import confirm_revocation
 
 from .conftest import row_of
 from .processes import BASE_DIR, PYTHON, Away, environment, wait_until
@@ -166,7 +169,7 @@ def test_a_sweep_waits_until_all_of_it_is_stored(
     counts = []
 
     def sweep():
-        counts.append(services.sweep_strava_tokens().as_dict())
+        counts.append(sweep_tokens().as_dict())
         connections.close_all()
 
     thread = threading.Thread(target=sweep)
@@ -245,7 +248,7 @@ def test_a_sweep_stores_what_waits_before_it_asks(alice, left_behind, strava):
     """A worker that has been running for days looked into the files when it started."""
     asked = strava.calls["token"]
     let_the_lease_run_out()
-    services.sweep_strava_tokens()
+    sweep_tokens()
     assert strava.calls["token"] == asked
     assert strava.is_alive(row_of(alice).strava_refresh_token)
 
@@ -274,7 +277,7 @@ def test_a_file_shows_nothing_to_whoever_has_no_key(
         "spool.unreadable"
     }
     settings.FERNET_KEYS = ["a-newer-key-0123456789-abcdefghijklmn", *keys]
-    services.rotate_fernet_keys()
+    rotate_fernet_keys()
     receivers._take_up_answers()
     assert spooled() == []
     assert strava.is_alive(row_of(alice).strava_refresh_token)
@@ -300,7 +303,7 @@ def test_an_answer_of_another_release_is_stored_as_far_as_its_columns_are_known(
         content = json.loads(fernet().decrypt(path.read_bytes()))
         content["row"]["of_another_release"] = content["columns"]["of_another_release"] = "1"
         path.write_bytes(fernet().encrypt(json.dumps(content).encode()))
-    assert services.sweep_strava_tokens().as_dict()["failed"] == 0
+    assert sweep_tokens().as_dict()["failed"] == 0
     receivers._take_up_answers()
     assert spooled() == []
     assert strava.is_alive(row_of(alice).strava_refresh_token)
@@ -332,16 +335,16 @@ def test_an_answer_that_cannot_be_stored_stops_no_other(
     def refuse(keeper, answer):
         raise ProgrammingError("permission denied")
 
-    monkeypatch.setattr(StravaTokenKeeper, "_store_once", refuse)
-    assert services.sweep_strava_tokens().as_dict()["failed"] == 0
+    monkeypatch.setattr(_single_flight.TokenKeeper, "_store_once", refuse)
+    assert sweep_tokens().as_dict()["failed"] == 0
     receivers._take_up_answers()
     assert len(spooled()) == 1
     assert garmin_lives(alice, garmin)
 
 
 def test_a_link_made_anew_meanwhile_stays_as_it_is(alice, left_behind, strava, garmin, spooled):
-    state = services.begin_strava_authorization(alice.pk, "http://testserver/").state
-    services.complete_strava_authorization(alice.pk, state=state, code=strava.grant(ALICE))
+    state = services.begin_authorization(alice.pk, "strava", "http://testserver/").state
+    services.complete_authorization(alice.pk, "strava", state=state, code=strava.grant(ALICE))
     link_garmin(garmin, alice)
     stored = row_of(alice).strava_refresh_token, row_of(alice).garminconnect_oauth2
     receivers._take_up_answers()
@@ -395,7 +398,7 @@ def test_a_holder_paused_past_its_lease_loses_nothing(alice, expired, strava, to
                 services.get_strava_access_token(alice.pk)
             assert 0 < refused.value.retry_after <= GRACE
         assert strava.calls["token"] == 2
-        assert services.sweep_strava_tokens().as_dict()["skipped"] == 1
+        assert sweep_tokens().as_dict()["skipped"] == 1
         assert row_of(alice).strava_status == LinkStatus.LINKED
         assert LinkEvent.objects.count() == before[1]
         assert row_of(alice).strava_error == ""
@@ -422,9 +425,13 @@ def ask_on_demand(user):
 
 
 def sweep(user):
-    counts = services.sweep_strava_tokens(within=10**6)
+    counts = sweep_tokens(within=10**6)
     assert counts.refreshed == 0
-    return "relink_required" if row_of(user).has_ended("strava") else "provider_unavailable"
+    return (
+        "relink_required"
+        if row_of(user).strava_status == "relink_required"
+        else "provider_unavailable"
+    )
 
 
 def ask_garmin(user):
@@ -433,7 +440,7 @@ def ask_garmin(user):
 
 def confirm(user):
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
-    return services.confirm_strava_revocation(user.pk)
+    return confirm_revocation(user.pk)
 
 
 @pytest.fixture
@@ -463,7 +470,7 @@ def test_a_link_that_has_really_ended_ends_after_a_bounded_wait(
     for _ in range(2):
         assert ask(alice) == "provider_unavailable"
     row = row_of(alice)
-    assert not row.has_ended(provider)
+    assert not providers.get(provider).home.has_ended(row)
     left = getattr(row, f"{provider}_lease_until") - timezone.now()
     assert timedelta(seconds=GRACE - 60) < left <= timedelta(seconds=GRACE)
     assert LinkEvent.objects.count() == before
@@ -502,7 +509,9 @@ def test_one_whose_lease_is_anothers_by_now_concludes_nothing(
         return ask(self, refresh_token)
 
     def store():
-        UsersIntegrations.objects.update(**strava_service.token_columns(tokens[0], timezone.now()))
+        UsersIntegrations.objects.update(
+            **STRAVA.columns(**StravaProvider().token_values(tokens[0], timezone.now()))
+        )
         connections.close_all()
 
     monkeypatch.setattr(StravaClient, "refresh_access_token", overtaken)

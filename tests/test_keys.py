@@ -15,11 +15,14 @@ from tqdm import tqdm
 
 from integrations import services
 from integrations.exceptions import GarminConnectRelinkRequired, StravaRelinkRequired
+from integrations.garminconnect.login import begin_login
 from integrations.models import FernetCanary, GarminConnectLogin, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import PASSWORD
 from integrations.sandbox.strava import ALICE, BJORN, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from integrations.services import keys
+from integrations.services.keys import plant_fernet_canary, rotate_fernet_keys
+from integrations.services.sweep import sweep_tokens
 
 from .conftest import begin, come_back, row_of
 from .processes import BASE_DIR, PYTHON, Site, environment, wait_until
@@ -35,7 +38,7 @@ def canary(request):
     """As after a migration; a test that empties the database empties it of this as well."""
     if "db" in request.fixturenames or request.node.get_closest_marker("django_db"):
         request.getfixturevalue("transactional_db" if is_transactional(request.node) else "db")
-        services.plant_fernet_canary()
+        plant_fernet_canary()
 
 
 def is_transactional(node):
@@ -52,8 +55,8 @@ def test_every_secret_of_every_table_turns(alice, bob, linked, link, settings, c
     link(bob, BJORN)
     services.set_user_strava_client(bob.pk, "10002", "secret")
     services.link_garminconnect_account(bob.pk, {"a": 1}, {"b": 2})
-    services.begin_strava_authorization(bob.pk, "http://x/", "10002", "secret")
-    services.begin_garminconnect_login(bob.pk, "a@example.com", "password")
+    services.begin_authorization(bob.pk, "strava", "http://x/", "10002", "secret")
+    begin_login(bob.pk, "a@example.com", "password")
     settings.FERNET_KEYS = [NEW, OLD]
 
     assert rotate(capsys, "--batch-size", "1") == "rotated: 4  current: 0  unreadable: 0\n"
@@ -102,7 +105,7 @@ def test_a_rotation_that_is_stopped_goes_on(alice, bob, linked, link, settings, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        services.rotate_fernet_keys(1, stop)
+        rotate_fernet_keys(1, stop)
 
     assert rotate(capsys) == "rotated: 2  current: 1  unreadable: 0\n"
 
@@ -115,11 +118,11 @@ def test_a_token_refreshed_meanwhile_is_not_undone(alice, linked, strava, settin
     def meanwhile(self):
         if not refreshed:
             strava.expire(ALICE, expires_in=60)
-            refreshed.append(services.refresh_strava_access_token(alice.pk))
+            refreshed.append(services.refresh_link(alice.pk, "strava"))
         return resealed(self)
 
     monkeypatch.setattr(keys.Sealed, "resealed", meanwhile)
-    services.rotate_fernet_keys()
+    rotate_fernet_keys()
 
     assert row_of(alice).strava_token == refreshed[0] != linked.strava_token
     settings.FERNET_KEYS = [NEW]
@@ -135,7 +138,7 @@ def test_refreshes_and_rotations_at_once_lose_nothing(alice, linked, strava, set
         turn = 0
         while not stop.is_set():
             turn += 1
-            services.rotate_fernet_keys()
+            rotate_fernet_keys()
             for row in UsersIntegrations.objects.all():  # and seal it with the old key again
                 sealed = row.sealed("strava_refresh_token")
                 keyring = keys.Sealed(sealed.ciphertext)
@@ -149,7 +152,7 @@ def test_refreshes_and_rotations_at_once_lose_nothing(alice, linked, strava, set
     try:
         for _ in range(15):
             strava.expire(ALICE, expires_in=60)
-            services.refresh_strava_access_token(alice.pk)
+            services.refresh_link(alice.pk, "strava")
     finally:
         stop.set()
         thread.join()
@@ -174,7 +177,7 @@ def test_a_rotation_killed_at_any_moment_can_be_run_again(alice, bob, linked, li
             process.kill()
             process.wait()
     settings.FERNET_KEYS = [NEW, OLD]
-    services.rotate_fernet_keys()
+    rotate_fernet_keys()
     settings.FERNET_KEYS = [NEW]
     for user in (alice, bob):
         assert services.get_strava_access_token(user.pk)
@@ -283,7 +286,7 @@ def test_those_users_see_reconnect_at_once_and_no_others(
     page = alice_client.get(PAGE).content.decode()
     assert page.count('data-status="relink_required"') == 2
     assert page.count("We can no longer read your stored connection. Please reconnect.") == 2
-    for provider in services.PROVIDERS:
+    for provider in ("strava", "garminconnect"):
         response = alice_client.post(f"/integrations/{provider}/gear/sync/", headers=JSON)
         assert response.json()["error"]["code"] == "relink_required"
     for call in (
@@ -325,7 +328,7 @@ def test_the_sweep_goes_on_past_them(alice, bob, linked, link, strava, settings)
         settings.FERNET_KEYS = [OLD if user == alice else OTHER]
         link(user, athlete, expires_in=60)
 
-    assert services.sweep_strava_tokens(workers=1).as_dict() == {
+    assert sweep_tokens(workers=1).as_dict() == {
         "due": 2,
         "refreshed": 1,
         "failed": 1,
@@ -350,7 +353,7 @@ def test_an_app_of_their_own_that_is_lost_is_asked_for_again(
     code = strava.grant(ALICE, client_id=OTHER_CLIENT_ID)
     come_back(alice_client, state=state, code=code, scope="read")
     assert alice_client.get(STATUS).json()["strava"]["status"] == "linked"
-    assert services.refresh_strava_access_token(alice.pk)
+    assert services.refresh_link(alice.pk, "strava")
 
 
 def test_how_signing_in_again_went_is_told_all_the_same(

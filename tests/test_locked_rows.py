@@ -12,6 +12,7 @@ from django.test import Client
 
 from integrations import services
 from integrations.exceptions import DatabaseBusy
+from integrations.garminconnect.login import begin_login
 from integrations.models import UsersIntegrations
 from integrations.services._waits import LOCK_WAIT, short_waits
 
@@ -61,8 +62,8 @@ WRITERS = {
     "one statement": lambda pk: services.set_user_strava_sync_gear(pk, True),
     "a transaction": lambda pk: services.unlink_strava_account(pk),
     "a row for update": lambda pk: services.link_garminconnect_account(pk, None, {"x": "y"}),
-    "a state": lambda pk: services.begin_strava_authorization(pk, "http://testserver/cb"),
-    "a sign-in": lambda pk: services.begin_garminconnect_login(pk, "a@example.com", "s3cret"),
+    "a state": lambda pk: services.begin_authorization(pk, "strava", "http://testserver/cb"),
+    "a sign-in": lambda pk: begin_login(pk, "a@example.com", "s3cret"),
 }
 
 

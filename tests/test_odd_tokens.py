@@ -55,7 +55,7 @@ def test_a_session_is_good_for_its_lifetime_at_most(alice, garmin, stored_by, ah
     garmin.ahead = ahead
     link_garmin(garmin, alice)
     if stored_by == "refresh":
-        services.refresh_garminconnect_session(alice.pk)
+        services.refresh_link(alice.pk, "garminconnect")
     elif stored_by == "edit":
         UsersIntegrations.objects.update(garminconnect_token_expires_at=None)
         session = garmin.issue_session(GARMIN_ALICE)

@@ -26,6 +26,7 @@ from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
 from integrations import exceptions, metrics, services
+from integrations.garminconnect.login import begin_login, run_login
 from integrations.models import UsersIntegrations
 from integrations.reporting import (
     REDACTED,
@@ -37,6 +38,8 @@ from integrations.reporting import (
 )
 from integrations.sandbox.garmin import MFA, PASSWORD
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
+from integrations.services.keys import plant_fernet_canary
+from integrations.services.sweep import sweep_tokens
 from project import health
 from project import settings as site
 
@@ -123,7 +126,7 @@ def test_a_migration_of_a_newer_release_does_no_harm(db, client):
 
 
 def test_a_key_that_opens_nothing_is_told(db, client, settings):
-    services.plant_fernet_canary(anew=True)
+    plant_fernet_canary(anew=True)
     assert failed_checks(client) == set()
     settings.FERNET_KEYS = ["another-key-0123456789-abcdefghijklmnopqrstuvwxyz"]
     assert failed_checks(client) == {"key"}
@@ -301,7 +304,7 @@ def test_a_lost_key_is_counted_as_a_failure(alice, expired, settings, client, pr
 
 @pytest.mark.django_db(transaction=True)
 def test_due_tokens_are_those_that_a_sweep_would_refresh(alice, expired, client, prometheus):
-    assert scraped(client)["integrations_due_tokens"] == services.sweep_strava_tokens().due == 1
+    assert scraped(client)["integrations_due_tokens"] == sweep_tokens().due == 1
     assert scraped(client)["integrations_due_tokens"] == 0
 
 
@@ -313,8 +316,8 @@ def test_what_an_athlete_runs_into_is_counted(alice_client, strava, client, prom
 
 
 def test_failed_sign_ins_are_counted(alice, garmin, client, prometheus):
-    attempt = services.begin_garminconnect_login(alice.pk, MFA, "wrong")
-    assert services.run_garminconnect_login(alice.pk, attempt) == "invalid_credentials"
+    attempt = begin_login(alice.pk, MFA, "wrong")
+    assert run_login(alice.pk, attempt) == "invalid_credentials"
     found = scraped(client)
     failure = 'integrations_failures_total{code="invalid_credentials",operation="sign_in",'
     assert found[failure + 'provider="garminconnect"}'] == 1
@@ -478,8 +481,8 @@ def test_a_journey_is_told_in_json_without_a_secret(
     with pytest.raises(exceptions.StravaRelinkRequired):
         services.get_strava_access_token(alice.pk)
     garmin.fail("mobile_page", "500", times=1)
-    attempt = services.begin_garminconnect_login(alice.pk, MFA, PASSWORD)
-    services.run_garminconnect_login(alice.pk, attempt)
+    attempt = begin_login(alice.pk, MFA, PASSWORD)
+    run_login(alice.pk, attempt)
     alice_client.get(f"/integrations/nothing/?code={code}&state={state}")
 
     lines = json_log()

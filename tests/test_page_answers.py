@@ -10,13 +10,14 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from integrations import services
+from integrations import providers, services
 from integrations.garminconnect.forms import GarminConnectLoginForm, GarminConnectMfaForm
+from integrations.garminconnect.login import begin_login
 from integrations.models import GarminConnectLogin, UsersIntegrations
+from integrations.oauth.forms import ClientForm as StravaClientForm
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import MFA, PASSWORD
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_SECRET
-from integrations.strava.forms import StravaClientForm
 
 from .conftest import begin, come_back, row_of
 
@@ -129,14 +130,14 @@ def test_an_old_sign_in_hides_nothing_that_is_newer(alice, alice_client, garmin)
     status = alice_client.get("/integrations/status/").json()["garminconnect"]
     assert status["error"]["code"] == "provider_unavailable"
     garmin.recover()
-    services.refresh_garminconnect_session(alice.pk)
+    services.refresh_link(alice.pk, "garminconnect")
     services.sync_garminconnect_gear(alice.pk)
     assert alice_client.get("/integrations/status/").json()["garminconnect"]["error"] is None
 
 
 @pytest.mark.parametrize("step", ["queued", "mfa_required"])
 def test_an_alert_is_there_where_its_field_is_not(alice, alice_client, db, step):
-    services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, "x")
+    begin_login(alice.pk, GARMIN_ALICE, "x")
     later = timezone.now() + timedelta(minutes=5)
     GarminConnectLogin.objects.update(step=step, step_until=later, mfa_until=later)
     alice_client.post(f"{GARMIN}connect/", {"email": "not-an-email", "password": "x"})
@@ -210,7 +211,7 @@ def test_a_box_that_was_unchecked_comes_back_so(alice, alice_client, garmin):
 def test_a_standing_notice_is_not_told_twice(alice, alice_client, linked, strava):
     strava.revoke_grant(ALICE)
     with pytest.raises(Exception, match="no longer accepts"):
-        services.refresh_strava_access_token(alice.pk)
+        services.refresh_link(alice.pk, "strava")
     assert page_of(alice_client).alerts == []  # it stands, and nobody was refused anything
 
     alice_client.post(f"{STRAVA}gear/sync/")
@@ -277,7 +278,7 @@ def test_over_https_plain_http_cannot_make_it_up_either(alice_client, db):
     assert 'role="alert"' not in alice_client.get(PAGE, secure=True).content.decode()
 
 
-@pytest.mark.parametrize("provider", services.PROVIDERS)
+@pytest.mark.parametrize("provider", ["strava", "garminconnect"])
 def test_disconnecting_asks_once_more_without_a_script(alice, alice_client, linked, provider):
     services.link_garminconnect_account(alice.pk, None, {"di_token": "x"})
     url = reverse(f"integrations:{provider}_disconnect")
@@ -286,9 +287,9 @@ def test_disconnecting_asks_once_more_without_a_script(alice, alice_client, link
     page = alice_client.get(url)
     assert page.status_code == 200
     assert b"Yes, disconnect" in page.content
-    assert row_of(alice).is_linked(provider)
+    assert providers.get(provider).home.is_linked(row_of(alice))
     alice_client.post(url)
-    assert not row_of(alice).is_linked(provider)
+    assert not providers.get(provider).home.is_linked(row_of(alice))
     assert alice_client.get(url)["Location"] == PAGE
     again = alice_client.post(url, follow=True)  # what was wanted is so
     assert 'role="alert"' not in again.content.decode()

@@ -219,7 +219,7 @@ def test_a_database_failure_is_said_plainly(alice, alice_client, strava, linked)
 
 
 def test_looking_does_not_end_an_attempt(alice, alice_client, strava):
-    state = services.begin_strava_authorization(alice.pk, "http://testserver/cb").state
+    state = services.begin_authorization(alice.pk, "strava", "http://testserver/cb").state
     alice_client.get(SETTINGS)
     alice_client.get(STATUS)
     assert row_of(alice).strava_state == state

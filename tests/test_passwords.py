@@ -258,7 +258,7 @@ def test_a_broker_that_is_down_is_told(alice, client, settings, monkeypatch):
     def down(*args):
         raise ConnectionError
 
-    monkeypatch.setattr("integrations.tasks._enqueue", down)
+    monkeypatch.setattr("integrations.tasks.enqueue_now", down)
     response = ask(client)
     assert response.status_code == 503
     assert response.context["form"].non_field_errors()

@@ -38,7 +38,7 @@ from integrations.models import (
     UsersIntegrations,
 )
 from integrations.sandbox.strava import ALICE
-from integrations.services.strava_authorization import _split
+from integrations.services.oauth import _split
 from integrations.strava.client import StravaProfile, StravaTokens
 from integrations.strava.gear import read_gear
 from integrations.strava.webhook import MAX_EVENT
@@ -234,7 +234,7 @@ def asked(monkeypatch):
     """Whom a task would ask Strava about."""
     found = []
     monkeypatch.setattr(
-        "integrations.tasks.services.confirm_strava_revocation",
+        "integrations.tasks.confirm_revocation",
         lambda user_id, **more: found.append(user_id) or "alive",
     )
     return found

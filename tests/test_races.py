@@ -15,20 +15,25 @@ from django.utils import timezone
 
 from integrations import exceptions, services, tasks
 from integrations.garminconnect import client as garminconnect_client
+from integrations.garminconnect import login as garminconnect_login
+from integrations.garminconnect import provider as garmin_provider
+from integrations.garminconnect.login import begin_login, forget_dead_logins, run_login
 from integrations.models import GarminConnectLogin, Gear, LinkEvent, LinkStatus, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import PASSWORD
 from integrations.sandbox.strava import ALICE, BJORN, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from integrations.services import (
-    _gear_sources,
     _rows,
-    garminconnect_login,
     gear,
-    strava_sweep,
 )
-from integrations.services.strava_tokens import StravaTokenKeeper
+from integrations.services import sweep as sweep_module
+from integrations.services.keys import rotate_fernet_keys
+from integrations.services.sweep import sweep_tokens
+from integrations.services.trail import get_link_events
 from integrations.signals import account_unlinked, relink_required
 from integrations.strava.client import StravaClient
+from integrations.strava.provider import Strava
+from integrations.strava.push import confirm_revocation, take_revocation_hint
 
 from .conftest import begin, come_back, row_of
 from .test_garminconnect_session import link as link_garmin
@@ -59,9 +64,9 @@ def elsewhere(work):
 
 
 def connect(user, strava, athlete_id):
-    state = services.begin_strava_authorization(user.pk, "http://testserver/").state
-    services.complete_strava_authorization(
-        user.pk, state=state, code=strava.grant(athlete_id), scope="read,profile:read_all"
+    state = services.begin_authorization(user.pk, "strava", "http://testserver/").state
+    services.complete_authorization(
+        user.pk, "strava", state=state, code=strava.grant(athlete_id), scope="read,profile:read_all"
     )
 
 
@@ -117,8 +122,8 @@ def test_a_slow_sweep_does_not_let_a_second_one_spend_the_token(
     link, strava, monkeypatch, heard, what
 ):
     # A tenth of the real times: a lease of 3 s, answers after 1.25 s.
-    monkeypatch.setattr(StravaTokenKeeper, "lease", 3)
-    monkeypatch.setattr(strava_sweep, "CLAIM_LASTS", 0.5)
+    monkeypatch.setattr(Strava, "lease", 3)
+    monkeypatch.setattr(sweep_module, "CLAIM_LASTS", 0.5)
     users = []
     for number in range(3):
         users.append(get_user_model().objects.create(username=f"athlete{number}"))
@@ -135,7 +140,7 @@ def test_a_slow_sweep_does_not_let_a_second_one_spend_the_token(
     counts = []
     sweep = threading.Thread(
         target=lambda: (
-            counts.append(services.sweep_strava_tokens(workers=1)),
+            counts.append(sweep_tokens(workers=1)),
             connections.close_all(),
         )
     )
@@ -145,8 +150,8 @@ def test_a_slow_sweep_does_not_let_a_second_one_spend_the_token(
     if what == "on demand":
         assert strava.is_alive(services.get_strava_access_token(users[2].pk))
     else:
-        assert services.take_strava_revocation(event(5002)) == users[2].pk
-        assert services.confirm_strava_revocation(users[2].pk) == "alive"
+        assert take_revocation_hint(event(5002)) == users[2].pk
+        assert confirm_revocation(users[2].pk) == "alive"
     sweep.join()
 
     assert counts[0].refreshed == 3
@@ -164,7 +169,7 @@ def test_a_user_who_is_deleted_meanwhile_stops_no_sweep(alice, bob, link, strava
         raise exceptions.ProviderUnavailable
 
     asked_after(monkeypatch, "refresh_access_token", fail)
-    counts = services.sweep_strava_tokens(workers=1)
+    counts = sweep_tokens(workers=1)
     assert (counts.due, counts.refreshed, counts.failed) == (2, 1, 1)
 
 
@@ -176,7 +181,7 @@ def test_a_database_that_fails_for_one_row_stops_no_sweep(alice, bob, link, stra
         raise OperationalError("s3cret")
 
     asked_after(monkeypatch, "refresh_access_token", fail)
-    counts = services.sweep_strava_tokens(workers=1)
+    counts = sweep_tokens(workers=1)
     assert (counts.refreshed, counts.failed) == (1, 1)
 
 
@@ -190,9 +195,9 @@ def test_a_link_made_anew_is_not_taken_for_the_revoked_one(alice, linked, strava
         connect(alice, strava, ALICE)
 
     relink_required.connect(reconnect)
-    services.take_strava_revocation(event())
+    take_revocation_hint(event())
     try:
-        assert services.confirm_strava_revocation(alice.pk) == "relink_required"
+        assert confirm_revocation(alice.pk) == "relink_required"
     finally:
         relink_required.disconnect(reconnect)
 
@@ -205,14 +210,14 @@ def test_an_answer_older_than_the_event_is_no_answer_to_it(alice, expired, strav
     outcomes = []
     confirm = threading.Thread(
         target=lambda: (
-            outcomes.append(services.confirm_strava_revocation(alice.pk)),
+            outcomes.append(confirm_revocation(alice.pk)),
             connections.close_all(),
         )
     )
 
     def revoke():
         strava.revoke_grant(ALICE)
-        services.take_strava_revocation(event())
+        take_revocation_hint(event())
         confirm.start()
         time.sleep(0.3)
 
@@ -227,16 +232,16 @@ def test_an_answer_older_than_the_event_is_no_answer_to_it(alice, expired, strav
 def test_events_leave_no_line_in_the_trail(alice, linked):
     before = LinkEvent.objects.count()
     for _ in range(3):
-        services.take_strava_revocation(event())
-        services.confirm_strava_revocation(alice.pk)
+        take_revocation_hint(event())
+        confirm_revocation(alice.pk)
     assert LinkEvent.objects.count() == before
 
 
 def test_a_link_that_cannot_ask_is_never_unlinked_by_events(alice, linked, strava):
     UsersIntegrations.objects.update(strava_refresh_token=None)
     for _ in range(2):
-        services.take_strava_revocation(event())
-        assert services.confirm_strava_revocation(alice.pk) == "relink_required"
+        take_revocation_hint(event())
+        assert confirm_revocation(alice.pk) == "relink_required"
     assert row_of(alice).strava_status == LinkStatus.RELINK_REQUIRED
     assert not strava.calls["token"]
 
@@ -250,7 +255,7 @@ def test_disconnecting_amid_a_refresh_revokes_the_new_pair_too(alice, expired, s
         "revoke",
         lambda: elsewhere(lambda: services.get_strava_access_token(alice.pk)),
     )
-    assert services.disconnect_strava(alice.pk)
+    assert services.disconnect(alice.pk, "strava")
     assert strava.counts()["refresh_tokens"] == 0
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
 
@@ -277,11 +282,11 @@ def test_a_refresh_that_comes_after_a_relink_by_another_app_discards_its_pair(
     alice, expired, strava, monkeypatch
 ):
     def relink_by_own_app():
-        state = services.begin_strava_authorization(
-            alice.pk, "http://testserver/", OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
+        state = services.begin_authorization(
+            alice.pk, "strava", "http://testserver/", OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
         ).state
         code = strava.grant(ALICE, OTHER_CLIENT_ID)
-        services.complete_strava_authorization(alice.pk, state=state, code=code)
+        services.complete_authorization(alice.pk, "strava", state=state, code=code)
 
     answered_before(monkeypatch, "refresh_access_token", relink_by_own_app)
     assert strava.is_alive(services.get_strava_access_token(alice.pk))
@@ -362,7 +367,7 @@ def test_whose_link_it_is_is_found_out_where_strava_does_not_say(
 
 
 def test_a_disconnect_of_nothing_is_told_to_nobody(alice, linked, heard):
-    services.disconnect_strava(alice.pk)
+    services.disconnect(alice.pk, "strava")
     for disconnect, error in (
         (services.disconnect_strava, exceptions.StravaNotLinked),
         (services.disconnect_garminconnect, exceptions.GarminConnectNotLinked),
@@ -394,7 +399,7 @@ def test_two_disconnects_at_once_are_one(alice, linked, heard):
 
 
 def test_a_user_deleted_while_a_sign_in_ends_locks_nobody_out(alice, garmin, monkeypatch):
-    attempt = services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
+    attempt = begin_login(alice.pk, GARMIN_ALICE, PASSWORD)
     thread = threading.Thread(
         target=lambda: (get_user_model().objects.get(pk=alice.pk).delete(), connections.close_all())
     )
@@ -406,7 +411,7 @@ def test_a_user_deleted_while_a_sign_in_ends_locks_nobody_out(alice, garmin, mon
         write_link(*args, **kwargs)
 
     monkeypatch.setattr(garminconnect_login, "write_link", meanwhile)
-    assert services.run_garminconnect_login(alice.pk, attempt) == "linked"
+    assert run_login(alice.pk, attempt) == "linked"
     thread.join()
     assert not get_user_model().objects.filter(pk=alice.pk).exists()
 
@@ -434,7 +439,7 @@ def test_a_synchronisation_that_comes_after_a_disconnect_leaves_no_word(
 
     def fetch_and_disconnect(row):
         fetched = fetch(row)
-        services.disconnect_strava(alice.pk)
+        services.disconnect(alice.pk, "strava")
         return fetched
 
     monkeypatch.setattr(gear, "fetch_from_strava", fetch_and_disconnect)
@@ -444,13 +449,13 @@ def test_a_synchronisation_that_comes_after_a_disconnect_leaves_no_word(
     row = row_of(alice)
     assert (row.strava_sync_error, row.strava_sync_failures) == ("", 0)
     assert row.strava_sync_due_at is None
-    assert services.get_link_events(alice.pk)[0].event == "unlinked"
+    assert get_link_events(alice.pk)[0].event == "unlinked"
     assert alice_client.get("/integrations/status/").json()["strava"]["error"] is None
 
 
 def test_a_failure_of_a_link_that_is_gone_is_not_noted(alice, linked, strava, monkeypatch):
     def fail():
-        services.disconnect_strava(alice.pk)
+        services.disconnect(alice.pk, "strava")
         raise exceptions.ProviderUnavailable
 
     asked_after(monkeypatch, "get_athlete", fail)
@@ -461,7 +466,7 @@ def test_a_failure_of_a_link_that_is_gone_is_not_noted(alice, linked, strava, mo
 
 def test_a_session_made_anew_is_not_ended_for_the_old_one(alice, garmin, monkeypatch):
     link_garmin(garmin, alice)
-    fetch = _gear_sources.fetch_gear
+    fetch = garmin_provider.fetch_gear
 
     def fetch_with_the_dead(client):
         garmin.revoke(GARMIN_ALICE)
@@ -470,7 +475,7 @@ def test_a_session_made_anew_is_not_ended_for_the_old_one(alice, garmin, monkeyp
         finally:
             link_garmin(garmin, alice)
 
-    monkeypatch.setattr(_gear_sources, "fetch_gear", fetch_with_the_dead)
+    monkeypatch.setattr(garmin_provider, "fetch_gear", fetch_with_the_dead)
     with pytest.raises(exceptions.GarminConnectRelinkRequired):
         services.sync_garminconnect_gear(alice.pk)
     monkeypatch.undo()
@@ -479,17 +484,17 @@ def test_a_session_made_anew_is_not_ended_for_the_old_one(alice, garmin, monkeyp
 
 def test_a_worker_without_the_newest_key_ends_no_session(alice, garmin, settings, monkeypatch):
     link_garmin(garmin, alice)
-    fetch, old = _gear_sources.fetch_gear, list(settings.FERNET_KEYS)
+    fetch, old = garmin_provider.fetch_gear, list(settings.FERNET_KEYS)
     both = ["tests-only-newest-key-0123456789-abcdefghijklmno", *old]
 
     def renewed_elsewhere(client):
         settings.FERNET_KEYS = both
-        services.refresh_garminconnect_session(alice.pk)
+        services.refresh_link(alice.pk, "garminconnect")
         settings.FERNET_KEYS = old
         client.client.di_token = client.client.di_token[:-3] + "xxx"  # and is no longer accepted
         return fetch(client)
 
-    monkeypatch.setattr(_gear_sources, "fetch_gear", renewed_elsewhere)
+    monkeypatch.setattr(garmin_provider, "fetch_gear", renewed_elsewhere)
     with pytest.raises(exceptions.IntegrationsError):
         services.sync_garminconnect_gear(alice.pk)
 
@@ -509,7 +514,7 @@ def test_a_pair_is_stored_though_the_row_was_sealed_with_a_key_not_known_here(
 
     def turn():
         settings.FERNET_KEYS = both
-        services.rotate_fernet_keys()
+        rotate_fernet_keys()
         settings.FERNET_KEYS = old
 
     answered_before(monkeypatch, "refresh_access_token", turn)
@@ -606,12 +611,12 @@ def test_one_heartbeat_that_fails_does_not_end_a_sign_in(alice, garmin, monkeypa
     def slowly(*args):
         session = sign_in(*args)
         time.sleep(1.2)
-        elsewhere(services.forget_dead_garminconnect_logins)
+        elsewhere(forget_dead_logins)
         return session
 
     monkeypatch.setattr(garminconnect_client, "sign_in", slowly)
-    attempt = services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
-    assert services.run_garminconnect_login(alice.pk, attempt) == "linked"
+    attempt = begin_login(alice.pk, GARMIN_ALICE, PASSWORD)
+    assert run_login(alice.pk, attempt) == "linked"
     assert len(beats) > 2
 
 

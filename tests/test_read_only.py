@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 
 from integrations import exceptions, services
+from integrations.models.integrations import STRAVA
 from integrations.sandbox.strava import ALICE
 
 from .conftest import begin, come_back, row_of
@@ -72,7 +73,7 @@ def test_what_cannot_be_cleared_here_is_not_revoked(alice, alice_client, linked,
     assert row.strava_refresh_token == linked.strava_refresh_token
     assert strava.is_alive(row.strava_refresh_token)
 
-    services.disconnect_strava(alice.pk)
+    services.disconnect(alice.pk, "strava")
     assert not strava.is_alive(linked.strava_refresh_token)
 
 
@@ -89,7 +90,7 @@ def test_what_cannot_be_stored_is_not_rotated(alice, expired, strava, service):
 def test_nor_is_a_code_spent(alice, alice_client, strava):
     state, code = begin(alice_client)["state"], strava.grant(ALICE)
     with read_only(), pytest.raises(exceptions.IntegrationsDatabaseError):
-        services.complete_strava_authorization(alice.pk, state=state, code=code)
+        services.complete_authorization(alice.pk, "strava", state=state, code=code)
     assert strava.calls["token"] == 0
     come_back(alice_client, state=state, code=code)
-    assert row_of(alice).is_linked("strava")
+    assert STRAVA.is_linked(row_of(alice))

@@ -460,5 +460,5 @@ def test_what_is_no_answer_of_stravas_is_refused_by_name(row, tokens):
 def test_an_empty_app_is_none(row, settings):
     settings.STRAVA_CLIENT_ID, settings.STRAVA_CLIENT_SECRET = "10001", "s3cret"
     services.set_user_strava_client(row.user_id, "", "")
-    request = services.begin_strava_authorization(row.user_id, "http://testserver/")
+    request = services.begin_authorization(row.user_id, "strava", "http://testserver/")
     assert "client_id=10001&" in request.authorization_url

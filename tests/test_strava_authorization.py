@@ -23,6 +23,7 @@ from integrations.sandbox.strava import (
     OTHER_CLIENT_ID,
     OTHER_CLIENT_SECRET,
 )
+from integrations.services.oauth import forget_abandoned_authorizations
 
 from .conftest import begin, come_back, messages_of, row_of
 
@@ -185,7 +186,7 @@ def test_a_new_attempt_replaces_the_one_before(alice, alice_client, strava, stat
 def test_states_are_compared_in_constant_time(alice_client, strava, state, monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "integrations.services.strava_authorization.constant_time_compare",
+        "integrations.services.oauth.constant_time_compare",
         lambda *values: compared.append(values) or False,
     )
     come_back(alice_client, state=state, code="c")
@@ -197,14 +198,14 @@ def test_states_are_compared_in_constant_time(alice_client, strava, state, monke
 @pytest.mark.django_db(transaction=True)
 def test_of_callbacks_at_once_one_goes_on_and_the_others_wait_for_it(alice, strava):
     strava.fail("token", "delay", seconds=0.3)
-    state = services.begin_strava_authorization(alice.pk, "http://testserver/cb").state
+    state = services.begin_authorization(alice.pk, "strava", "http://testserver/cb").state
     code = strava.grant(ALICE)
     outcomes, barrier = [], threading.Barrier(4)
 
     def callback():
         barrier.wait()
         try:
-            services.complete_strava_authorization(alice.pk, state=state, code=code, scope=FULL)
+            services.complete_authorization(alice.pk, "strava", state=state, code=code, scope=FULL)
             outcomes.append("linked")
         except InvalidState:
             outcomes.append("refused")
@@ -488,11 +489,11 @@ def test_no_provider_is_asked_inside_a_transaction(alice, strava):
     from django.db import transaction
 
     with transaction.atomic(), pytest.raises(RuntimeError, match="non_atomic_requests"):
-        services.complete_strava_authorization(alice.pk, state="s", code="c")
+        services.complete_authorization(alice.pk, "strava", state="s", code="c")
     with transaction.atomic(), pytest.raises(RuntimeError):
         services.get_strava_access_token(alice.pk)
     with transaction.atomic(), pytest.raises(RuntimeError):
-        services.disconnect_strava(alice.pk)
+        services.disconnect(alice.pk, "strava")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -631,11 +632,11 @@ def test_what_nobody_came_back_to_is_forgotten(alice, bob, alice_client, bob_cli
         begin(client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET)
     UsersIntegrations.objects.filter(user=alice).update(strava_state_expires_at=timezone.now())
 
-    assert services.forget_abandoned_authorizations() == 1
+    assert forget_abandoned_authorizations() == 1
     row = row_of(alice)
     assert (row.strava_state, row.strava_pending_client_secret) == (None, None)
     assert row_of(bob).strava_pending_client_secret == OTHER_CLIENT_SECRET
-    assert services.forget_abandoned_authorizations() == 0
+    assert forget_abandoned_authorizations() == 0
 
 
 def test_a_callback_that_comes_too_late_leaves_nothing_waiting(alice, alice_client, strava):

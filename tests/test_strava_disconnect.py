@@ -10,6 +10,7 @@ from integrations import exceptions, services
 from integrations.models import LinkStatus, UsersIntegrations
 from integrations.sandbox.strava import ALICE
 from integrations.signals import account_unlinked
+from integrations.strava.push import take_revocation_hint
 
 from .conftest import begin, come_back, messages_of, row_of
 from .test_strava_webhook import event
@@ -160,13 +161,13 @@ def test_host_projects_are_told(alice, linked, strava):
 
     account_unlinked.connect(receiver)
     try:
-        services.disconnect_strava(alice.pk)
+        services.disconnect(alice.pk, "strava")
     finally:
         account_unlinked.disconnect(receiver)
     assert heard == [{"user_id": alice.pk, "provider": "strava"}]
 
 
 def test_nothing_is_left_of_a_push_event_either(alice, linked):
-    services.take_strava_revocation(event())
+    take_revocation_hint(event())
     services.unlink_strava_account(alice.pk)
     assert_nothing_is_left(alice)

@@ -21,6 +21,7 @@ from integrations.exceptions import IntegrationsDatabaseError
 from integrations.models import LinkStatus, UsersIntegrations
 from integrations.sandbox.strava import OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from integrations.services import run_parallel
+from integrations.services.sweep import sweep_tokens
 from integrations.strava.client import StravaTokens
 
 from .processes import BASE_DIR, PYTHON, database_url, environment
@@ -74,7 +75,7 @@ def strava_client_id(strava):
 
 
 def sweep(**options):
-    return services.sweep_strava_tokens(**options).as_dict()
+    return sweep_tokens(**options).as_dict()
 
 
 def test_what_is_due_is_refreshed_and_nothing_else(athletes, strava):
@@ -422,4 +423,4 @@ def test_a_database_that_is_gone_is_an_error(strava):
 
 def test_the_task_is_the_sweep(athletes, strava):
     athletes(2)
-    assert tasks.refresh_due_strava_tokens.enqueue().return_value["refreshed"] == 2
+    assert tasks.refresh_due_tokens.enqueue().return_value["refreshed"] == 2

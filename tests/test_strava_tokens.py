@@ -14,7 +14,7 @@ from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from integrations import services
+from integrations import providers, services
 from integrations.exceptions import (
     ApplicationInactive,
     InvalidClient,
@@ -27,9 +27,9 @@ from integrations.exceptions import (
 )
 from integrations.models import LinkStatus, UsersIntegrations
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
-from integrations.services import garminconnect, strava_tokens
 from integrations.signals import relink_required
 from integrations.strava.client import StravaClient
+from integrations.strava.provider import Strava
 
 from .conftest import row_of
 
@@ -341,12 +341,12 @@ def test_a_refresher_that_died_frees_the_way(alice, expired, strava):
 
 
 def test_a_lease_runs_out_within_a_minute():
-    for keeper in (strava_tokens.StravaTokenKeeper, garminconnect.GarminConnectTokenKeeper):
-        assert keeper.lease < 60
+    for provider in providers.known().values():
+        assert provider.lease < 60
 
 
 def test_whoever_waits_too_long_is_told_to_come_back(alice, expired, strava, monkeypatch):
-    monkeypatch.setattr(strava_tokens.StravaTokenKeeper, "lease", -9.8)
+    monkeypatch.setattr(Strava, "lease", -9.8)
     UsersIntegrations.objects.update(
         strava_lease=uuid.uuid4(), strava_lease_until=Now() + timedelta(seconds=30)
     )
@@ -390,7 +390,7 @@ def meanwhile(monkeypatch, action):
 def test_a_disconnect_meanwhile_wins_and_the_new_pair_is_revoked(
     alice, expired, strava, monkeypatch
 ):
-    meanwhile(monkeypatch, lambda: services.disconnect_strava(alice.pk))
+    meanwhile(monkeypatch, lambda: services.disconnect(alice.pk, "strava"))
 
     with pytest.raises(StravaNotLinked):
         get_token(alice.pk)
@@ -437,11 +437,11 @@ def test_a_database_that_hiccups_does_not_lose_the_new_pair(alice, expired, stra
 
 
 def test_a_forced_refresh_asks_strava_however_fresh_the_token_is(alice, linked, strava):
-    assert services.refresh_strava_access_token(alice.pk) == linked.strava_token
+    assert services.refresh_link(alice.pk, "strava") == linked.strava_token
     assert strava.calls["token"] == 1
 
     strava.expire(ALICE, expires_in=60)
-    assert services.refresh_strava_access_token(alice.pk) != linked.strava_token
+    assert services.refresh_link(alice.pk, "strava") != linked.strava_token
 
 
 def test_a_head_at_a_byte_a_time_is_hung_up_on(alice, expired, strava, settings, monkeypatch):

@@ -20,7 +20,14 @@ from integrations import services, tasks
 from integrations.models import Gear, LinkStatus, PushSubscription, UsersIntegrations
 from integrations.reporting import REDACTED, redact
 from integrations.sandbox.strava import ALICE, BJORN, CLIENT_ID
-from integrations.services import strava_webhook
+from integrations.strava import push as strava_webhook
+from integrations.strava.push import (
+    confirm_revocation,
+    learn_subscription,
+    list_subscriptions,
+    take_due_checks,
+    take_revocation_hint,
+)
 from integrations.strava.webhook import MAX_EVENT
 
 from .conftest import row_of
@@ -89,7 +96,7 @@ def test_without_a_token_of_the_sites_nobody_is_echoed(client, settings):
 def test_the_token_is_compared_in_constant_time(client, monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "integrations.services.strava_webhook.constant_time_compare",
+        "integrations.strava.push.constant_time_compare",
         lambda *values: compared.append(values) or False,
     )
     assert handshake(client).status_code == 403
@@ -137,7 +144,7 @@ def test_forged_events_at_the_same_moment_cannot_either(alice, linked, strava):
 
     def take():
         gate.wait(10)
-        taken.append(services.take_strava_revocation(event()))
+        taken.append(take_revocation_hint(event()))
         connection.close()
 
     threads = [threading.Thread(target=take) for _ in range(12)]
@@ -197,8 +204,8 @@ def test_forged_events_cannot_starve_a_true_one(alice, client, linked, strava, c
         minute = asked.now = minute + 1
         pass_time(minutes=1)
         for each in forged:
-            if (user_id := services.take_strava_revocation(each)) is not None:
-                services.confirm_strava_revocation(user_id)
+            if (user_id := take_revocation_hint(each)) is not None:
+                confirm_revocation(user_id)
         if minute % 5 == 0:  # as the scheduler does
             tasks.confirm_due_strava_revocations.call()
 
@@ -225,7 +232,7 @@ def test_whoever_was_never_asked_about_does_not_queue_behind_who_was(alice, link
     UsersIntegrations.objects.filter(user=alice).update(
         strava_check_due_at=now, strava_checks_until=None
     )
-    assert alice.pk in services.take_due_strava_checks()
+    assert alice.pk in take_due_checks()
 
 
 class Asked:
@@ -306,7 +313,7 @@ def test_an_event_that_comes_while_strava_is_asked_is_asked_about_too(
 
     def ask_while_another_comes(user_id):
         ask(user_id)
-        assert services.take_strava_revocation(event()) == user_id
+        assert take_revocation_hint(event()) == user_id
 
     monkeypatch.setattr(strava_webhook, "ask_strava", ask_while_another_comes)
     send(client, event())
@@ -351,7 +358,7 @@ def test_any_other_limit_puts_off_all_whose_app_it_is(alice, bob, link, strava):
 
     assert strava.calls["token"] == 1  # the other one need not be asked about
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
-    assert services.take_due_strava_checks() == []
+    assert take_due_checks() == []
     strava.recover()
     UsersIntegrations.objects.update(strava_limited_until=None, strava_retry_at=None)
     assert tasks.confirm_due_strava_revocations.call() == 2
@@ -538,7 +545,7 @@ def is_asked(alice, linked):
     """Whether an event causes a question."""
 
     def is_asked(secret="", **changes):
-        found = services.take_strava_revocation(event(**changes), secret) == alice.pk
+        found = take_revocation_hint(event(**changes), secret) == alice.pk
         UsersIntegrations.objects.update(strava_checks_until=None, strava_check_due_at=None)
         return found
 
@@ -561,12 +568,12 @@ def test_it_is_learned_from_strava(client, strava, old, is_asked):
 
     strava.unsubscribe(old.id, CLIENT_ID)
     anew = strava.subscribe(CLIENT_ID, old.callback_url)  # by hand
-    services.learn_strava_subscription()
+    learn_subscription()
     assert is_asked(subscription_id=anew.id)
     assert not is_asked(subscription_id=old.id)
 
     strava.unsubscribe(anew.id, CLIENT_ID)
-    services.learn_strava_subscription()
+    learn_subscription()
     assert is_asked(subscription_id=5)
 
 
@@ -575,7 +582,7 @@ def test_its_secret_is_learned_as_well(client, strava, is_asked):
     secret = "x" * 43
     one = strava.subscribe(CLIENT_ID, f"https://example.com/sub{URL}{secret}/")
     assert handshake(client, url=f"{URL}{secret}/").status_code == 404
-    services.list_strava_subscriptions()
+    list_subscriptions()
     assert handshake(client, url=f"{URL}{secret}/").status_code == 200
     assert handshake(client).status_code == 404
     assert is_asked(secret, subscription_id=one.id)
@@ -584,7 +591,7 @@ def test_its_secret_is_learned_as_well(client, strava, is_asked):
 
 def test_a_proxy_with_paths_of_its_own_is_not_cut_off(client, strava, is_asked):
     one = strava.subscribe(CLIENT_ID, "https://hooks.example.com/strava")
-    services.learn_strava_subscription()
+    learn_subscription()
     assert handshake(client).status_code == 200
     assert is_asked(subscription_id=one.id)
 
@@ -593,16 +600,16 @@ def test_a_proxy_with_paths_of_its_own_is_not_cut_off(client, strava, is_asked):
     PushSubscription.objects.create(secret_digest=strava_webhook._digest(secret))
     assert is_asked(secret, subscription_id=77)  # made at this moment, so it has no id yet
     one = strava.subscribe(CLIENT_ID, f"https://hooks.example.com/strava/{secret}/")
-    services.learn_strava_subscription()
+    learn_subscription()
     assert handshake(client, url=f"{URL}{secret}/").status_code == 200
     assert is_asked(secret, subscription_id=one.id)
 
 
 @pytest.mark.parametrize("fault", ["500", "401_client", "wrong_types", "reset_before"])
 def test_a_strava_in_trouble_changes_nothing_of_it(strava, old, is_asked, fault):
-    assert services.learn_strava_subscription() is True
+    assert learn_subscription() is True
     strava.fail("push_subscriptions", fault)
-    assert services.learn_strava_subscription() is False
+    assert learn_subscription() is False
     assert is_asked(subscription_id=old.id)
     assert not is_asked(subscription_id=5)
 
@@ -610,7 +617,7 @@ def test_a_strava_in_trouble_changes_nothing_of_it(strava, old, is_asked, fault)
 @pytest.mark.parametrize("missing", ["STRAVA_WEBHOOK_VERIFY_TOKEN", "STRAVA_CLIENT_ID"])
 def test_without_a_subscription_nothing_is_asked(strava, settings, missing):
     setattr(settings, missing, "")
-    assert services.learn_strava_subscription() is False
+    assert learn_subscription() is False
     assert not strava.calls
 
 

@@ -16,6 +16,7 @@ from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
 from integrations import services, tasks
+from integrations.garminconnect.login import begin_login
 from integrations.models import GarminConnectLogin
 from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD
 from project import schedule
@@ -392,7 +393,7 @@ ITSELF = {
 }
 EVERY = {
     "confirm_due_strava_revocations": timedelta(minutes=5),
-    "refresh_due_strava_tokens": timedelta(minutes=10),
+    "refresh_due_tokens": timedelta(minutes=10),
     "sync_due_gear": timedelta(hours=1),
     "forget_old_link_events": timedelta(days=1),
     "learn_strava_subscription": timedelta(days=1),
@@ -418,7 +419,7 @@ def test_what_is_scheduled_for_the_database(database_backend):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_password_is_forgotten_in_time_though_no_worker_runs(alice, database_backend):
-    services.begin_garminconnect_login(alice.pk, "alice@example.com", "s3cret")
+    begin_login(alice.pk, "alice@example.com", "s3cret")
     GarminConnectLogin.objects.update(step_until=timezone.now())
     Scheduler(schedule.jobs(), FreeLock()).tick()
     assert not GarminConnectLogin.objects.exists()

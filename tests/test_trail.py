@@ -14,10 +14,12 @@ from django.utils import timezone
 
 from integrations import services, tasks
 from integrations.exceptions import IntegrationsError
+from integrations.garminconnect.login import begin_login
 from integrations.models import LinkEvent, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import PASSWORD
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
+from integrations.services.keys import rotate_fernet_keys
 
 from .conftest import begin, come_back, row_of
 
@@ -151,7 +153,7 @@ def test_garmins_trail(alice, alice_client, garmin):
 
 
 def test_a_turn_of_the_keys(db):
-    services.rotate_fernet_keys()
+    rotate_fernet_keys()
     [(provider, event, code, actor)] = trail()
     assert (provider, event, actor) == ("", "keys_rotated", "system")
     assert "unreadable=0" in code
@@ -210,8 +212,8 @@ def test_everything_can_be_taken_home_but_the_secrets(alice, alice_client, linke
     services.set_user_strava_client(alice.pk, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET)
     UsersIntegrations.objects.update(strava_client_id=None, strava_client_secret=None)
     services.sync_strava_gear(alice.pk)
-    services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, PASSWORD)
-    state = services.begin_strava_authorization(alice.pk, "http://x/").state
+    begin_login(alice.pk, GARMIN_ALICE, PASSWORD)
+    state = services.begin_authorization(alice.pk, "strava", "http://x/").state
 
     response = alice_client.get(reverse("integrations:export"))
 

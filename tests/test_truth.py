@@ -10,9 +10,11 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from integrations import exceptions, services, tasks
+from integrations import exceptions, providers, services, tasks
 from integrations.exceptions import IntegrationsError, NoLoginInProgress, ProviderError, RateLimited
+from integrations.garminconnect.login import begin_login, cancel_login, run_mfa, submit_code
 from integrations.models import GarminConnectLogin, LinkEvent, UsersIntegrations
+from integrations.models.integrations import STRAVA
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import PASSWORD
 from integrations.sandbox.strava import (
@@ -24,7 +26,10 @@ from integrations.sandbox.strava import (
 )
 from integrations.schemas import UsersIntegrationsUpdate
 from integrations.services import _rows, _words
+from integrations.services.gear import take_due_gear_syncs
+from integrations.services.sweep import sweep_tokens
 from integrations.strava.client import StravaClient
+from integrations.strava.push import confirm_revocation
 
 from .conftest import begin, come_back, messages_of, row_of
 from .test_garminconnect_session import link as link_garmin
@@ -44,7 +49,7 @@ def note_all_that_can_be_noted(user, provider):
     """Everything against the link, each column with something other than nothing."""
     later = timezone.now() + timedelta(hours=5)
     columns = {}
-    for name in _rows.anew_columns(provider):
+    for name in _rows.anew_columns(providers.get(provider).home):
         field = UsersIntegrations._meta.get_field(name)
         match field.get_internal_type():
             case "DateTimeField":
@@ -55,7 +60,9 @@ def note_all_that_can_be_noted(user, provider):
                 columns[name] = 7
             case "BooleanField":
                 columns[name] = True
-    assert len(columns) >= len(_rows.anew_columns(provider)) - 1  # all but the lease
+    assert (
+        len(columns) >= len(_rows.anew_columns(providers.get(provider).home)) - 1
+    )  # all but the lease
     UsersIntegrations.objects.filter(user=user).update(**columns)
 
 
@@ -115,11 +122,11 @@ def test_whatever_makes_a_link_anew_forgets_what_was_noted_against_the_old_one(
 
     door(alice, alice_client, strava, garmin)
 
-    row, expected = row_of(alice), anew(_rows.anew_columns(provider))
+    row, expected = row_of(alice), anew(_rows.anew_columns(providers.get(provider).home))
     assert {name: getattr(row, name) for name in expected} == expected
     assert alice_client.get(STATUS).json()[provider]["error"] is None
     UsersIntegrations.objects.update(**{f"{provider}_sync_gear": True})
-    assert services.take_due_gear_syncs(provider)[0] == [alice.pk]
+    assert take_due_gear_syncs(provider)[0] == [alice.pk]
 
 
 def test_a_revocation_that_gear_has_noticed_ends_with_the_reconnect(
@@ -178,9 +185,9 @@ DOORS = {
     "a sync by a worker": lambda user, client: tasks.sync_gear.call(user.pk, "strava"),
     "a sync by a host": lambda user, client: services.sync_strava_gear(user.pk),
     "a token by a host": lambda user, client: services.get_strava_access_token(user.pk),
-    "a refresh by staff": lambda user, client: services.refresh_strava_access_token(user.pk),
-    "a sweep": lambda user, client: services.sweep_strava_tokens(),
-    "a check": lambda user, client: services.confirm_strava_revocation(user.pk),
+    "a refresh by staff": lambda user, client: services.refresh_link(user.pk, "strava"),
+    "a sweep": lambda user, client: sweep_tokens(),
+    "a check": lambda user, client: confirm_revocation(user.pk),
 }
 
 
@@ -221,7 +228,7 @@ def test_an_app_of_ones_own_may_be_anothers_too(alice, bob, strava):
 
     services.set_user_strava_client(bob.pk, CLIENT_ID, "the site's, as it happens")
     with pytest.raises(ProviderError) as caught:
-        services.refresh_strava_access_token(bob.pk)
+        services.refresh_link(bob.pk, "strava")
     assert not isinstance(caught.value, RateLimited)
 
 
@@ -235,7 +242,7 @@ def test_a_sweep_leaves_out_who_shares_a_limited_app(alice, bob, strava):
     with pytest.raises(RateLimited):
         services.sync_strava_gear(alice.pk)
     UsersIntegrations.objects.update(strava_token_expires_at=timezone.now())
-    services.sweep_strava_tokens(workers=1)
+    sweep_tokens(workers=1)
     assert strava.calls["token"] == 0
 
 
@@ -244,7 +251,7 @@ def test_who_disconnects_does_not_take_the_sites_limit_along(alice, bob, linked,
     strava.fail("athlete", "429", times=1)
     with pytest.raises(RateLimited):
         services.sync_strava_gear(alice.pk)
-    services.disconnect_strava(alice.pk)
+    services.disconnect(alice.pk, "strava")
     with pytest.raises(RateLimited):
         services.sync_strava_gear(bob.pk)
     assert strava.calls["athlete"] == 1
@@ -307,7 +314,7 @@ ASKED_FOR = ("password", "e-mail", "sign-in")
 
 @pytest.mark.parametrize("retried", [True, False])
 @pytest.mark.parametrize("limited", [True, False])
-@pytest.mark.parametrize("provider", services.PROVIDERS)
+@pytest.mark.parametrize("provider", ["strava", "garminconnect"])
 @pytest.mark.parametrize("code", codes())
 def test_background_work_has_words_of_its_own(code, provider, limited, retried):
     """Nobody was asked for a password, no app of theirs is to blame, and no other provider."""
@@ -355,7 +362,7 @@ def test_a_site_that_has_moved_to_another_app_says_reconnect(
 def test_a_host_can_reconnect_to_the_app_that_the_site_has_moved_to(alice, linked, strava, door):
     UsersIntegrations.objects.update(strava_site_client_id="10099")
     door(alice, None, strava, None)
-    assert services.refresh_strava_access_token(alice.pk)
+    assert services.refresh_link(alice.pk, "strava")
     assert services.get_integrations_status(alice.pk)["strava"]["error"] is None
 
 
@@ -467,7 +474,7 @@ def test_a_disconnect_during_an_exchange_stays_one(
 
     def meanwhile(self, code):
         tokens = exchange(self, code)
-        services.disconnect_strava(alice.pk)
+        services.disconnect(alice.pk, "strava")
         issued.append(tokens.access_token)
         return tokens
 
@@ -476,7 +483,7 @@ def test_a_disconnect_during_an_exchange_stays_one(
     state = begin(alice_client)["state"]
     come_back(alice_client, state=state, code=strava.grant(ALICE), scope=FULL)
     assert "already used" in messages_of(alice_client)[0]
-    assert not row_of(alice).is_linked("strava")
+    assert not STRAVA.is_linked(row_of(alice))
     assert not strava.is_alive(issued[0])
 
 
@@ -527,7 +534,7 @@ def test_a_prefetch_touches_nothing(alice, alice_client, strava, headers):
 @pytest.fixture
 def forgotten(alice, db):
     """A password of Alice's that its worker did not live to take."""
-    services.begin_garminconnect_login(alice.pk, GARMIN_ALICE, "s3cret")
+    begin_login(alice.pk, GARMIN_ALICE, "s3cret")
     GarminConnectLogin.objects.update(step_until=timezone.now() - timedelta(seconds=1))
 
 
@@ -536,10 +543,10 @@ def forgotten(alice, db):
     [
         lambda bob, client: client.get(PAGE),
         lambda bob, client: client.get(STATUS),
-        lambda bob, client: services.begin_garminconnect_login(bob.pk, "b@example.com", "x"),
-        lambda bob, client: services.submit_garminconnect_code(bob.pk, "123456"),
-        lambda bob, client: services.run_garminconnect_mfa(bob.pk, uuid.uuid4()),
-        lambda bob, client: services.cancel_garminconnect_login(bob.pk),
+        lambda bob, client: begin_login(bob.pk, "b@example.com", "x"),
+        lambda bob, client: submit_code(bob.pk, "123456"),
+        lambda bob, client: run_mfa(bob.pk, uuid.uuid4()),
+        lambda bob, client: cancel_login(bob.pk),
         lambda bob, client: services.export_integrations(bob.pk),
     ],
     ids=["the page", "the status", "a sign-in", "a code", "a worker", "a cancel", "an export"],
@@ -564,9 +571,9 @@ def test_a_dead_sign_in_without_a_row_stops_nobody(alice, bob, bob_client, forgo
 
 
 def test_whoever_begins_to_connect_forgets_abandoned_secrets(alice, bob, strava):
-    services.begin_strava_authorization(alice.pk, "http://testserver/cb", "10002", "s3cret")
+    services.begin_authorization(alice.pk, "strava", "http://testserver/cb", "10002", "s3cret")
     UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
-    services.begin_strava_authorization(bob.pk, "http://testserver/cb")
+    services.begin_authorization(bob.pk, "strava", "http://testserver/cb")
     row = row_of(alice)
     assert row.strava_state is None
     assert not row.has_secret("strava_pending_client_secret")

@@ -13,6 +13,8 @@ class IntegrationsError(Exception):
 
     status_code: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    # The provider's name, for the words. Whoever knows it sets it, at the latest the service.
+    provider: str = ""
     default_message: ClassVar[Any] = _(
         "Something went wrong on our side. Nothing was lost. Please try again."
     )
@@ -29,7 +31,10 @@ class IntegrationsError(Exception):
     @property
     def user_message(self) -> str:
         """What to tell the athlete, in the language active now."""
-        return str(self._message)
+        return str(self._message) if self.has_own_words else self._with_name(self._message)
+
+    def _with_name(self, words: Any) -> str:
+        return str(words) % {"provider": self.provider or _("The provider")}
 
     def __str__(self) -> str:
         return self.user_message
@@ -85,12 +90,20 @@ class InvalidInput(IntegrationsError):
 
 
 class ClientRequired(IntegrationsError):
-    """Neither the user nor the site has a Strava app to connect with."""
+    """Neither the user nor the site has an app to connect with."""
 
     status_code = 400
     code = "client_required"
     default_message = _(
-        "To connect, enter both the Client ID and the Client Secret of your Strava app."
+        "To connect, enter both the Client ID and the Client Secret of your %(provider)s app."
+    )
+
+
+class SiteClientMissing(ClientRequired):
+    """The site has no app at a provider that takes no app of an athlete's."""
+
+    default_message = _(
+        "This site is not set up for %(provider)s. Whoever runs this site has to do that."
     )
 
 
@@ -100,8 +113,8 @@ class InvalidState(IntegrationsError):
     status_code = 400
     code = "invalid_state"
     default_message = _(
-        "This attempt to connect Strava has expired or was already used. "
-        "Nothing was changed. Press “Connect with Strava” to start again."
+        "This attempt to connect %(provider)s has expired or was already used. "
+        "Nothing was changed. Press “Connect with %(provider)s” to start again."
     )
 
 
@@ -111,7 +124,7 @@ class AccessDenied(IntegrationsError):
     status_code = 403
     code = "access_denied"
     default_message = _(
-        "You chose not to give access at Strava, so nothing was changed. "
+        "You chose not to give access at %(provider)s, so nothing was changed. "
         "You can connect at any time."
     )
 
@@ -122,25 +135,54 @@ class AthleteAlreadyLinked(IntegrationsError):
     status_code = 409
     code = "athlete_already_linked"
     default_message = _(
-        "This Strava athlete is already connected to another account here. "
-        "Disconnect it there first, or sign in to Strava as someone else."
+        "This %(provider)s athlete is already connected to another account here. "
+        "Disconnect it there first, or sign in to %(provider)s as someone else."
     )
 
 
-class StravaNotLinked(IntegrationsError):
-    """The user has no link to Strava."""
+class UnknownProvider(IntegrationsError):
+    """No provider of INTEGRATIONS_PROVIDERS has this name, or it cannot do what was asked."""
+
+    status_code = 404
+    code = "unknown_provider"
+    default_message = _("This site does not connect to this service.")
+
+
+class NotLinked(IntegrationsError):
+    """The user has no link to the provider."""
 
     status_code = 409
     code = "not_linked"
-    default_message = _("Strava is not connected.")
+    default_message = _("%(provider)s is not connected.")
 
 
-class StravaRelinkRequired(IntegrationsError):
-    """The link to Strava is dead until the athlete connects again."""
+class RelinkRequired(IntegrationsError):
+    """The link is dead until the athlete connects again."""
 
     status_code = 409
     code = "relink_required"
-    default_message = _("Strava no longer accepts this connection. Please reconnect Strava.")
+    default_message = _(
+        "%(provider)s no longer accepts this connection. Please reconnect %(provider)s."
+    )
+
+    def __init__(
+        self, user_message: Any = None, *, reason: IntegrationsError | None = None
+    ) -> None:
+        super().__init__(user_message)
+        # What has just shown it: the provider's refusal, or SecretUnreadable.
+        self.reason = reason
+
+
+class StravaNotLinked(NotLinked):
+    """The user has no link to Strava."""
+
+    provider = "Strava"
+
+
+class StravaRelinkRequired(RelinkRequired):
+    """The link to Strava is dead until the athlete connects again."""
+
+    provider = "Strava"
 
 
 class SyncInProgress(IntegrationsError):

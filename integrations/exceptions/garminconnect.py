@@ -7,8 +7,8 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .base import IntegrationsError
-from .providers import (
+from .base import IntegrationsError, NotLinked, RelinkRequired
+from .oauth import (
     InvalidGrant,
     InvalidProviderReply,
     ProviderError,
@@ -17,19 +17,15 @@ from .providers import (
 )
 
 
-class GarminConnectNotLinked(IntegrationsError):
+class GarminConnectNotLinked(NotLinked):
     """The user has no link to Garmin Connect."""
 
-    status_code = 409
-    code = "not_linked"
-    default_message = _("Garmin Connect is not connected.")
+    provider = "Garmin Connect"
 
 
-class GarminConnectRelinkRequired(IntegrationsError):
+class GarminConnectRelinkRequired(RelinkRequired):
     """The session is dead until the athlete signs in again."""
 
-    status_code = 409
-    code = "relink_required"
     default_message = _("Garmin no longer accepts this connection. Please sign in to Garmin again.")
 
 
@@ -96,7 +92,6 @@ class InvalidCredentials(GarminConnectError):
 
     status_code = 400
     code = "invalid_credentials"
-    is_permanent = True
     default_message = _(
         "Garmin did not accept this e-mail and password. Check both. For an account in China, "
         "check the box for garmin.cn."
@@ -108,7 +103,6 @@ class InvalidMfaCode(GarminConnectError):
 
     status_code = 400
     code = "invalid_mfa_code"
-    is_permanent = True
     default_message = _("Garmin did not accept this code. Check it, or use a newer one.")
 
 
@@ -117,7 +111,6 @@ class TooManyMfaCodes(GarminConnectError):
 
     status_code = 400
     code = "too_many_mfa_codes"
-    is_permanent = True
     default_message = _("The code was wrong too many times. Please sign in again to get a new one.")
 
 
@@ -126,7 +119,6 @@ class LoginExpired(GarminConnectError):
 
     status_code = 409
     code = "login_expired"
-    is_permanent = True
     default_message = _(
         "Signing in to Garmin took too long, so it was stopped. Please start again."
     )
@@ -145,7 +137,6 @@ class AccountLocked(GarminConnectError):
 
     status_code = 403
     code = "account_locked"
-    is_permanent = True
     default_message = _(
         "Garmin has locked this account. Reset your password in Garmin Connect, and then sign in "
         "here again."
@@ -168,7 +159,6 @@ class ActionRequired(GarminConnectError):
 
     status_code = 403
     code = "action_required"
-    is_permanent = True
     default_message = _(
         "Garmin wants something from you before it lets you in. Sign in once at "
         "connect.garmin.com and answer what Garmin asks there. Then try again here."

@@ -6,16 +6,10 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
-from .. import services, tasks
-from ..exceptions import (
-    GarminConnectNotLinked,
-    IntegrationsError,
-    NoLoginInProgress,
-    TaskQueueUnavailable,
-)
+from .. import tasks
+from ..exceptions import IntegrationsError, NoLoginInProgress, TaskQueueUnavailable
 from ..web import (
     AthleteRequest,
-    asking_first,
     at_most,
     athlete_view,
     done,
@@ -25,7 +19,9 @@ from ..web import (
     send_typed_ahead,
     wants_json,
 )
+from . import login
 from .forms import GarminConnectLoginForm, GarminConnectMfaForm
+from .tasks import answer_garminconnect_mfa, sign_in_to_garminconnect
 
 
 @athlete_view
@@ -37,12 +33,12 @@ def connect(request: AthleteRequest) -> HttpResponse:
     form = GarminConnectLoginForm(request.POST)
     try:
         require_valid(form)
-        attempt = services.begin_garminconnect_login(request.user.pk, **form.cleaned_data)
+        attempt = login.begin_login(request.user.pk, **form.cleaned_data)
         try:
-            tasks.enqueue(tasks.sign_in_to_garminconnect, request.user.pk, str(attempt))
+            tasks.enqueue(sign_in_to_garminconnect, request.user.pk, str(attempt))
         except TaskQueueUnavailable:
             # A worker may have it all the same, if only the queue's answer was lost.
-            if services.withdraw_garminconnect_login(request.user.pk, attempt):
+            if login.withdraw_login(request.user.pk, attempt):
                 raise
     except IntegrationsError as exc:
         return failed(request, exc, form)
@@ -61,11 +57,11 @@ def mfa(request: AthleteRequest) -> HttpResponse:
     form = GarminConnectMfaForm(request.POST)
     try:
         require_valid(form)
-        attempt = services.submit_garminconnect_code(request.user.pk, form.cleaned_data["code"])
+        attempt = login.submit_code(request.user.pk, form.cleaned_data["code"])
         try:
-            tasks.enqueue(tasks.answer_garminconnect_mfa, request.user.pk, str(attempt))
+            tasks.enqueue(answer_garminconnect_mfa, request.user.pk, str(attempt))
         except TaskQueueUnavailable:
-            if services.withdraw_garminconnect_code(request.user.pk, attempt):
+            if login.withdraw_code(request.user.pk, attempt):
                 raise
     except IntegrationsError as exc:
         return failed(request, exc, form)
@@ -78,29 +74,9 @@ def mfa(request: AthleteRequest) -> HttpResponse:
 def cancel(request: AthleteRequest) -> HttpResponse:
     """Drop a sign-in under way."""
     try:
-        services.cancel_garminconnect_login(request.user.pk)
+        login.cancel_login(request.user.pk)
     except NoLoginInProgress as exc:
         return not_needed(request, exc)
     except IntegrationsError as exc:
         return failed(request, exc)
     return done(request, _("The sign-in to Garmin was canceled."))
-
-
-@athlete_view
-@asking_first("garminconnect")
-@at_most(30)
-def disconnect(request: AthleteRequest) -> HttpResponse:
-    """Forget everything here, and say where to end the session itself."""
-    try:
-        services.disconnect_garminconnect(request.user.pk)
-    except GarminConnectNotLinked as exc:
-        return not_needed(request, exc)
-    except IntegrationsError as exc:
-        return failed(request, exc)
-    return done(
-        request,
-        _(
-            "Garmin Connect is disconnected, and the stored session is deleted. To end the session "
-            "at Garmin too, open Garmin › Security."
-        ),
-    )

@@ -1,154 +1,62 @@
 """The public API: one function per operation, and the only code that writes rows."""
 
-from ._parallel import run_parallel
-from ._trail import acting, acting_as, forget_old_link_events, get_link_events
 from ._waits import short_waits
-from ._words import event_reason, staff_message
 from .export import export_integrations
-from .garminconnect import (
-    disconnect_garminconnect,
+from .gear import GearCounts, get_gear, set_sync_gear, sync_gear
+from .keys import fernet_keys_open_secrets
+from .links import disconnect
+from .oauth import (
+    Authorization,
+    AuthorizationRequest,
+    begin_authorization,
+    complete_authorization,
+)
+from .seed import (
+    create_user_integrations,
+    edit_user_integrations,
     get_garminconnect_client,
+    get_strava_access_token,
+    get_user_integrations_by_strava_state,
+    get_user_integrations_by_user_id,
     link_garminconnect_account,
-    refresh_garminconnect_session,
-    set_user_garminconnect_sync_gear,
-    unlink_garminconnect_account,
-)
-from .garminconnect_login import (
-    begin_garminconnect_login,
-    cancel_garminconnect_login,
-    codes_left,
-    forget_dead_garminconnect_logins,
-    login_status,
-    run_garminconnect_login,
-    run_garminconnect_mfa,
-    submit_garminconnect_code,
-    withdraw_garminconnect_code,
-    withdraw_garminconnect_login,
-)
-from .gear import (
-    PROVIDERS,
-    GearCounts,
-    count_gear,
-    get_gear,
-    is_gear_missing,
-    is_gear_sync_taken,
-    iterate_wanting_gear,
-    request_gear_sync,
-    set_sync_gear,
-    sync_garminconnect_gear,
-    sync_gear,
-    sync_strava_gear,
-    take_due_gear_syncs,
-    withdraw_gear_sync,
-)
-from .keys import (
-    RotationCounts,
-    fernet_keys_open_secrets,
-    plant_fernet_canary,
-    rotate_fernet_keys,
-)
-from .status import (
-    describe_integrations,
-    get_integrations_status,
-    get_links,
-    link_error,
-    link_message,
-    login_message,
-    sync_message,
-)
-from .strava import (
-    disconnect_strava,
     link_strava_account,
+    set_user_garminconnect_sync_gear,
     set_user_strava_client,
     set_user_strava_state,
     set_user_strava_sync_gear,
+    sync_garminconnect_gear,
+    sync_strava_gear,
+    unlink_garminconnect_account,
     unlink_strava_account,
 )
-from .strava_authorization import (
-    AuthorizationRequest,
-    StravaAuthorization,
-    begin_strava_authorization,
-    complete_strava_authorization,
-    forget_abandoned_authorizations,
-)
-from .strava_sweep import SweepCounts, sweep_strava_tokens
-from .strava_tokens import get_strava_access_token, refresh_strava_access_token
-from .strava_webhook import (
-    confirm_strava_revocation,
-    create_strava_subscription,
-    delete_strava_subscriptions,
-    is_strava_verify_token,
-    is_strava_webhook,
-    learn_strava_subscription,
-    list_strava_subscriptions,
-    take_due_strava_checks,
-    take_strava_revocation,
-)
-from .users_integrations import (
-    create_user_integrations,
-    edit_user_integrations,
-    get_user_integrations_by_strava_state,
-    get_user_integrations_by_user_id,
-)
+from .status import get_integrations_status
+from .tokens import get_access_token, refresh_link, report_rejected_token
+from .trail import acting_as
+from .words import staff_message
 
 __all__ = [
-    "PROVIDERS",
+    "Authorization",
     "AuthorizationRequest",
     "GearCounts",
-    "RotationCounts",
-    "StravaAuthorization",
-    "SweepCounts",
-    "acting",
     "acting_as",
-    "begin_garminconnect_login",
-    "begin_strava_authorization",
-    "cancel_garminconnect_login",
-    "codes_left",
-    "complete_strava_authorization",
-    "confirm_strava_revocation",
-    "count_gear",
-    "create_strava_subscription",
+    "begin_authorization",
+    "complete_authorization",
     "create_user_integrations",
-    "delete_strava_subscriptions",
-    "describe_integrations",
-    "disconnect_garminconnect",
-    "disconnect_strava",
+    "disconnect",
     "edit_user_integrations",
-    "event_reason",
     "export_integrations",
     "fernet_keys_open_secrets",
-    "forget_abandoned_authorizations",
-    "forget_dead_garminconnect_logins",
-    "forget_old_link_events",
+    "get_access_token",
     "get_garminconnect_client",
     "get_gear",
     "get_integrations_status",
-    "get_link_events",
-    "get_links",
     "get_strava_access_token",
     "get_user_integrations_by_strava_state",
     "get_user_integrations_by_user_id",
-    "is_gear_missing",
-    "is_gear_sync_taken",
-    "is_strava_verify_token",
-    "is_strava_webhook",
-    "iterate_wanting_gear",
-    "learn_strava_subscription",
-    "link_error",
     "link_garminconnect_account",
-    "link_message",
     "link_strava_account",
-    "list_strava_subscriptions",
-    "login_message",
-    "login_status",
-    "plant_fernet_canary",
-    "refresh_garminconnect_session",
-    "refresh_strava_access_token",
-    "request_gear_sync",
-    "rotate_fernet_keys",
-    "run_garminconnect_login",
-    "run_garminconnect_mfa",
-    "run_parallel",
+    "refresh_link",
+    "report_rejected_token",
     "set_sync_gear",
     "set_user_garminconnect_sync_gear",
     "set_user_strava_client",
@@ -156,18 +64,9 @@ __all__ = [
     "set_user_strava_sync_gear",
     "short_waits",
     "staff_message",
-    "submit_garminconnect_code",
-    "sweep_strava_tokens",
     "sync_garminconnect_gear",
     "sync_gear",
-    "sync_message",
     "sync_strava_gear",
-    "take_due_gear_syncs",
-    "take_due_strava_checks",
-    "take_strava_revocation",
     "unlink_garminconnect_account",
     "unlink_strava_account",
-    "withdraw_garminconnect_code",
-    "withdraw_garminconnect_login",
-    "withdraw_gear_sync",
 ]

@@ -14,7 +14,7 @@ from django.db import DatabaseError, InterfaceError, connections, router, transa
 from django.db.models.functions import Now
 from django.dispatch import Signal
 
-from ..clock import MAY_WAIT, dated, later, read_at
+from ..clock import dated, later
 from ..exceptions import (
     DatabaseBusy,
     IntegrationsDatabaseError,
@@ -22,16 +22,13 @@ from ..exceptions import (
     IntegrationsNotFound,
     RateLimited,
 )
+from ..links import HEALTHY, Home
 from ..models import UsersIntegrations
 
 # How long an athlete may take at the consent page.
 AUTHORIZATION_LIFETIME = 600  # seconds
 # The longest wait of a limit: Strava's day.
 LIMIT_LASTS = timedelta(days=1)
-
-_STRAVA_TOKENS = {"strava_token", "strava_refresh_token", "strava_token_expires_at"}
-_GARMINCONNECT_TOKENS = {"garminconnect_oauth1", "garminconnect_oauth2"}
-TOKENS = _STRAVA_TOKENS | _GARMINCONNECT_TOKENS
 
 
 def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
@@ -95,51 +92,55 @@ def require_autocommit() -> None:
         )
 
 
-def get_row(user_id: int) -> UsersIntegrations:
-    """Raises IntegrationsNotFound if the user has no integrations row."""
-    try:
-        row: UsersIntegrations = dated(UsersIntegrations.objects).get(user_id=user_id)
-    except UsersIntegrations.DoesNotExist:
-        raise IntegrationsNotFound from None
-    return row
-
-
-def lock_row(user_id: int) -> UsersIntegrations:
-    """The row, locked until the transaction ends; for use within atomic().
-
-    Raises IntegrationsNotFound if the user has no integrations row.
-    """
-    rows = dated(UsersIntegrations.objects).select_for_update()
-    row: UsersIntegrations | None = rows.filter(user_id=user_id).first()
+def get_row(home: Home, user_id: Any) -> Any:
+    """Raises IntegrationsNotFound if the user has no row there."""
+    row = dated(home.of(user_id)).first()
     if row is None:
         raise IntegrationsNotFound
     return row
 
 
-def ensure_row(user_id: int) -> None:
+def lock_row(home: Home, user_id: Any) -> Any:
+    """The row, locked until the transaction ends; for use within atomic().
+
+    Raises IntegrationsNotFound if the user has no row there.
+    """
+    row = dated(home.of(user_id)).select_for_update().first()
+    if row is None:
+        raise IntegrationsNotFound
+    return row
+
+
+def ensure_row(home: Home, user_id: Any) -> None:
     """Make the user's row if there is none; safe if several do it at once."""
-    if not UsersIntegrations.objects.filter(user_id=user_id).exists():
-        UsersIntegrations.objects.bulk_create(
-            [UsersIntegrations(user_id=user_id)], ignore_conflicts=True
-        )
+    if not home.of(user_id).exists():
+        _make(home.model(user_id=user_id, **home.where))
+    # Staff find whoever has any link by the other row.
+    elsewhere = home.model is not UsersIntegrations
+    if elsewhere and not UsersIntegrations.objects.filter(user_id=user_id).exists():
+        _make(UsersIntegrations(user_id=user_id))
 
 
-def update(user_id: int, **columns: Any) -> None:
+def _make(row: Any) -> None:
+    type(row).objects.bulk_create([row], ignore_conflicts=True)
+
+
+def update(home: Home, user_id: Any, **columns: Any) -> None:
     """Write the named columns of one user's row, in one statement.
 
-    Raises IntegrationsNotFound if the user has no integrations row.
+    Raises IntegrationsNotFound if the user has no row there.
     """
-    if not UsersIntegrations.objects.filter(user_id=user_id).update(**columns):
+    if not home.of(user_id).update(**columns):
         raise IntegrationsNotFound
 
 
-def require_writes(user_id: int) -> None:
+def require_writes(home: Home, user_id: Any) -> None:
     """Write a row as it is: before a provider is asked for what cannot be undone, the database has
     to show that it will take the outcome.
 
-    Raises IntegrationsNotFound if the user has no integrations row.
+    Raises IntegrationsNotFound if the user has no row there.
     """
-    update(user_id, user=user_id)
+    update(home, user_id, user=user_id)
 
 
 def take_due(
@@ -159,47 +160,43 @@ def take_due(
     until = found[0][1] + put_off + timedelta(microseconds=random.randrange(10**6))  # noqa: S311
     # Repeat the condition: another may have chosen the same rows.
     due.filter(pk__in=ids).update(**{column: until}, **columns)
-    taken = UsersIntegrations.objects.filter(pk__in=ids, **{column: until})
+    taken = due.model.objects.filter(pk__in=ids, **{column: until})
     return list(taken.values_list("user_id", flat=True)), until
 
 
-def update_where(where: dict[str, Any], columns: dict[str, Any]) -> int:
-    """`UsersIntegrations.objects.filter(**where).update(**columns)` for plain values.
+def update_where(model: Any, where: dict[str, Any], columns: dict[str, Any]) -> int:
+    """`model.objects.filter(**where).update(**columns)` for plain values.
 
     Its SQL is built once and kept: a sweep does this write for each of thousands of tokens, and the
     ORM's compiler costs more than the database does.
     """
-    using = router.db_for_write(UsersIntegrations)
+    using = router.db_for_write(model)
     connection = connections[using]
     params = [
-        _column(name).get_db_prep_save(value, connection)
+        model._meta.get_field(name).get_db_prep_save(value, connection)
         for name, value in (*columns.items(), *where.items())
     ]
     with connection.cursor() as cursor:
-        cursor.execute(_update_sql(using, tuple(columns), tuple(where)), params)
+        cursor.execute(_update_sql(model, using, tuple(columns), tuple(where)), params)
         return int(cursor.rowcount)
 
 
-def _column(name: str) -> Any:
-    return UsersIntegrations._meta.get_field(name)
-
-
-@lru_cache(maxsize=16)
-def _update_sql(using: str, columns: tuple[str, ...], where: tuple[str, ...]) -> str:
+@lru_cache(maxsize=64)
+def _update_sql(model: Any, using: str, columns: tuple[str, ...], where: tuple[str, ...]) -> str:
     quote = connections[using].ops.quote_name
 
     def assignments(names: tuple[str, ...]) -> Iterator[str]:
         for name in names:
-            yield f"{quote(_column(name).column)} = %s"
+            yield f"{quote(model._meta.get_field(name).column)} = %s"
 
-    table = quote(UsersIntegrations._meta.db_table)
+    table = quote(model._meta.db_table)
     return f"UPDATE {table} SET {', '.join(assignments(columns))} WHERE " + " AND ".join(  # noqa: S608
         assignments(where)
     )
 
 
-def state_columns(state: str | None) -> dict[str, Any]:
-    """The columns of an authorization in progress; without a state there is none.
+def state_values(state: str | None) -> dict[str, Any]:
+    """The values of an authorization in progress; without a state there is none.
 
     A new state starts with no client waiting: it clears what an earlier attempt left.
     """
@@ -208,113 +205,60 @@ def state_columns(state: str | None) -> dict[str, Any]:
     else:
         expires_at = later(timedelta(seconds=AUTHORIZATION_LIFETIME))
     return {
-        "strava_state": state,
-        "strava_state_expires_at": expires_at,
-        "strava_pending_client_id": None,
-        "strava_pending_client_secret": None,
+        "state": state,
+        "state_expires_at": expires_at,
+        "redirect_uri": "",
+        "pending_client_id": None,
+        "pending_client_secret": None,
     }
 
 
-def healthy_columns(provider: str) -> dict[str, Any]:
-    """What every write of tokens also writes: a healthy link and a free lease."""
-    return {
-        f"{provider}_relink_required_at": None,
-        f"{provider}_error": "",
-        f"{provider}_failures": 0,
-        f"{provider}_retry_at": None,
-        f"{provider}_lease": None,
-        f"{provider}_lease_until": None,
-    }
-
-
-def anew_columns(provider: str) -> dict[str, Any]:
-    """What every write that makes or ends a link also writes.
-
-    The new link starts without the old one's errors, failures, waits and limits. Its gear is due at
-    once, if it is wanted.
-    """
-    return (
-        healthy_columns(provider)
-        | {
-            f"{provider}_sync_error": "",
-            f"{provider}_sync_failures": 0,
-            f"{provider}_sync_due_at": None,
-            f"{provider}_syncing_until": None,
-        }
-        | _NOTED_OF[provider]
-    )
-
-
-_NOTED_OF: dict[str, dict[str, Any]] = {
-    "strava": {
-        "strava_limited_until": None,
-        "strava_limited_reads": False,
-        "strava_check_due_at": None,
-        "strava_checks_until": None,
-        "strava_spent_state": "",
-        "strava_exchanging_state": "",
-        "strava_exchanging_until": None,
-        "strava_exchanging_error": "",
-    },
-    "garminconnect": {"garminconnect_limited_until": None, "garminconnect_login_error": ""},
+# What was noted of a link, and is forgotten whenever one is made anew or ended: the new one starts
+# without errors, failures, waits and limits, and its gear is due at once, if it is wanted.
+_NOTED: dict[str, Any] = {
+    **HEALTHY,
+    "limited_until": None,
+    "limited_reads": False,
+    "spent_state": "",
+    "exchanging_state": "",
+    "exchanging_until": None,
+    "exchanging_error": "",
+    "check_due_at": None,
+    "checks_until": None,
+    "login_error": "",
+    "sync_error": "",
+    "sync_failures": 0,
+    "sync_due_at": None,
+    "syncing_until": None,
 }
+# A link whose gear was never synced.
+UNSYNCED: dict[str, Any] = {"units": "", "synced_at": None}
 
 
-def unsynced_columns(provider: str) -> dict[str, Any]:
-    """The columns of a link whose gear was never synced."""
-    return {f"{provider}_units": "", f"{provider}_synced_at": None}
+def anew_columns(home: Home) -> dict[str, Any]:
+    """What every write that makes or ends a link also writes."""
+    return home.columns(**_NOTED)
 
 
-def sync_columns(provider: str, sync_gear: bool) -> dict[str, Any]:
+def sync_columns(home: Home, sync_gear: bool) -> dict[str, Any]:
     """The columns that switch gear sync on (due now) or off."""
-    columns: dict[str, Any] = {
-        f"{provider}_sync_gear": sync_gear,
-        # A moment also where it is off: the athlete has answered.
-        f"{provider}_sync_due_at": Now(),
-    }
+    # A moment also where it is off: the athlete has answered.
+    values: dict[str, Any] = {"sync_gear": sync_gear, "sync_due_at": Now()}
     if sync_gear:
-        columns[f"{provider}_sync_failures"] = 0
-    return columns
+        values["sync_failures"] = 0
+    return home.columns(**values)
 
 
-def note_limit(user_id: int, provider: str, exc: IntegrationsError) -> None:
+def note_limit(home: Home, user_id: Any, exc: IntegrationsError) -> None:
     """Note a rate limit where every request to the provider checks for it."""
     if isinstance(exc, RateLimited):
         wait = min(timedelta(seconds=exc.retry_after or 900), LIMIT_LASTS)
-        columns: dict[str, Any] = {f"{provider}_limited_until": later(wait)}
-        if provider == "strava":
-            columns["strava_limited_reads"] = exc.reads_only
-        UsersIntegrations.objects.filter(user_id=user_id).update(**columns)
+        home.of(user_id).update(
+            **home.columns(limited_until=later(wait), limited_reads=exc.reads_only)
+        )
 
 
-def limited_for(row: UsersIntegrations | None, provider: str) -> int:
-    """Seconds until a link's rate limit is over; 0 if it has none."""
-    until: datetime | None = getattr(row, f"{provider}_limited_until", None)
-    if row is None or until is None:
-        return 0
-    left = until - read_at(row)
-    if not timedelta() < left <= LIMIT_LASTS + MAY_WAIT:  # as in clock.over
-        return 0
-    return max(1, round(left.total_seconds()))
-
-
-def seed_columns(columns: dict[str, Any]) -> dict[str, Any]:
-    """A partial update by the seed's fields, with the columns that have to change with them."""
-    if "strava_state" in columns:
-        columns |= state_columns(columns["strava_state"])
-    for provider in ("strava", "garminconnect"):
-        if f"{provider}_sync_gear" in columns:
-            columns |= sync_columns(provider, columns[f"{provider}_sync_gear"])
-    if columns.keys() & _STRAVA_TOKENS:
-        columns |= anew_columns("strava")
-    if "strava_refresh_token" in columns:
-        columns["strava_site_client_id"] = ""  # the host does not say which app this one is of
-    if columns.keys() & _GARMINCONNECT_TOKENS:
-        columns |= anew_columns("garminconnect")
-    return columns
-
-
-def send_after_commit(signal: Signal, user_id: int, provider: str) -> None:
+def send_after_commit(signal: Signal, user_id: Any, provider: str) -> None:
     """Tell host projects; a failing receiver undoes nothing."""
     transaction.on_commit(
         lambda: signal.send_robust(sender=UsersIntegrations, user_id=user_id, provider=provider),

@@ -12,8 +12,8 @@ row is left waiting for GRACE, in which nobody asks and callers get a transient 
 refusal after that ends the link. If the holder comes back even later, its pair makes the link whole
 again.
 
-A keeper says what differs between providers. It works on the columns `PROVIDER_lease`,
-`_lease_until`, `_failures`, `_error`, `_retry_at` and `_relink_required_at`.
+A provider says what differs. The keeper works on the columns `lease`, `lease_until`, `failures`,
+`error`, `retry_at` and `relink_required_at` of its home.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import random
 import threading
 import time
 import uuid
-from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -39,19 +38,17 @@ from ..clock import later, over
 from ..exceptions import (
     IntegrationsError,
     IntegrationsNotFound,
-    InvalidGrant,
     ProviderError,
-    ProviderUnavailable,
     RateLimited,
     SecretUnreadable,
     error_by_code,
 )
-from ..metrics import counts_refreshes
-from ..models import UsersIntegrations
+from ..links import Provider, Refreshed
+from ..metrics import count_failure, counts_refreshes
 from ..signals import relink_required
-from . import _rows, _spool, _trail
+from . import _limits, _rows, _spool, trail
 from ._spool import DATABASE_AWAY, Answer
-from ._trail import Actor, Event
+from .trail import Actor, Event
 
 logger = logging.getLogger("integrations.links")
 
@@ -73,58 +70,25 @@ class Lease:
     in_doubt: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refreshed[Token]:
-    """What a provider answered: the token to hand out, and the columns to write."""
+class TokenKeeper:
+    """Keeps one provider's tokens fresh."""
 
-    token: Token = field(repr=False)
-    columns: dict[str, Any] = field(repr=False)
-    # Whether the provider has said that the app must stop asking for a while.
-    limit_reached: bool = False
+    def __init__(self, provider: Provider) -> None:
+        self.provider, self.home = provider, provider.home
 
-
-class TokenKeeper[Token](ABC):
-    provider: str
-    guard: str  # the encrypted column that a refresh spends and replaces
-    not_linked: type[IntegrationsError]
-    relink_required: type[IntegrationsError]
-    dead: type[InvalidGrant]  # the only answer that ends a link
-    errors: type[ProviderError] = ProviderError  # the provider's branch of the tree
-    unavailable: type[ProviderError] = ProviderUnavailable
-    # Seconds. Longer than a refresh with its timeouts, and short enough that a killed refresher
-    # blocks others for less than a minute.
-    lease: int = 30
-
-    @abstractmethod
-    def is_fresh(self, row: UsersIntegrations) -> bool:
-        """Whether the stored token is good for long enough."""
-
-    @abstractmethod
-    def read(self, row: UsersIntegrations) -> Token:
-        """The stored token. Raises SecretUnreadable if no key opens it."""
-
-    @abstractmethod
-    def refresh(self, row: UsersIntegrations) -> Refreshed[Token]:
-        """Ask the provider, once. Raises `dead`, or another ProviderError."""
-
-    def discard(self, row: UsersIntegrations, columns: dict[str, Any]) -> None:  # noqa: B027
-        """Revoke what a refresh of the row brought, because the link is gone by now."""
-
-    def limited_for(self, row: UsersIntegrations, *, reading: bool) -> int:
+    def limited_for(self, row: Any, *, reading: bool) -> int:
         """Seconds until the provider may be asked for this link; 0 if it may be asked now."""
-        return _rows.limited_for(row, self.provider)
+        return _limits.limited_for(self.provider, row, reading=reading)
 
-    def require_no_limit(self, row: UsersIntegrations, *, reading: bool = False) -> None:
+    def require_no_limit(self, row: Any, *, reading: bool = False) -> None:
         """Raises RateLimited while the provider may not be asked.
 
         `reading` is true before a read from the API, false before a request to the token endpoint.
         """
         if seconds := self.limited_for(row, reading=reading):
-            raise error_by_code(RateLimited.code, self.errors)(retry_after=seconds)
+            raise error_by_code(RateLimited.code, self.provider.errors)(retry_after=seconds)
 
-    def obtain(
-        self, user_id: int, *, replacing: Token | None = None, asking: bool = False
-    ) -> Token:
+    def obtain(self, user_id: Any, *, replacing: Any = None, asking: bool = False) -> Any:
         """A fresh token, never the one that is being replaced.
 
         With `asking` this call itself asks the provider: another's answer may be older than the
@@ -133,17 +97,17 @@ class TokenKeeper[Token](ABC):
         Raises `not_linked`, `relink_required`, or a ProviderError that leaves the link as it is.
         """
         _rows.require_autocommit()
-        give_up = time.monotonic() + self.lease + 10
+        give_up = time.monotonic() + self.provider.lease + 10
         pause = 0.03
         first = None
         while True:
             row = self.linked_row(user_id)
             first = first or row
-            if self.is_fresh(row) and not asking:
+            if self.provider.is_fresh(row) and not asking:
                 token = self.open(row)
                 if replacing is None or token != replacing:
                     return token
-            if self._get(row, "failures") > self._get(first, "failures"):
+            if self.home.get(row, "failures") > self.home.get(first, "failures"):
                 # The refresh that this call waited for has failed: share its answer, because a
                 # provider in trouble is not helped by every waiter asking once more.
                 raise self._stored_error(row)
@@ -153,58 +117,60 @@ class TokenKeeper[Token](ABC):
                 refreshed = self.refresh_leased(row, lease)
                 if refreshed is not None:
                     return refreshed.token
-            elif self._get(row, "lease") == WAITING and not self.take_up():
-                raise self.unavailable(retry_after=self._seconds_until(row, "lease_until"))
+            elif self.home.get(row, "lease") == WAITING and not self.take_up():
+                raise self.provider.unavailable(retry_after=self._seconds_until(row, "lease_until"))
             if time.monotonic() > give_up:
-                raise self.unavailable(retry_after=self.lease)
+                raise self.provider.unavailable(retry_after=self.provider.lease)
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter, not a secret)
             pause = min(pause * 1.5, 0.3)
 
-    def stored(self, user_id: int) -> Token:
+    def stored(self, user_id: Any) -> Any:
         """The token as it is stored, fresh or not. Raises `not_linked` or `relink_required`."""
         return self.open(self.linked_row(user_id))
 
-    def open(self, row: UsersIntegrations) -> Token:
+    def open(self, row: Any) -> Any:
         """The token in a row. Raises `relink_required` if no key opens it."""
         try:
-            return self.read(row)
+            return self.provider.read(row)
         except SecretUnreadable as exc:
             # Not written to the row: once the operator fixes the wrong key, the link works again.
             logger.error(
                 "no key opens the %s tokens of user %s",
-                self.provider,
+                self.provider.label,
                 row.user_id,
-                extra={"event": f"{self.provider}.tokens_unreadable", "user_id": row.user_id},
+                extra={"event": f"{self.provider.name}.tokens_unreadable", "user_id": row.user_id},
             )
-            raise self.relink_required from exc
+            raise self.provider.relink_required(reason=exc) from exc
 
-    def linked_row(self, user_id: int) -> UsersIntegrations:
+    def linked_row(self, user_id: Any) -> Any:
         """The user's row. Raises `not_linked` or `relink_required`."""
         try:
-            row = _rows.get_row(user_id)
+            row = _rows.get_row(self.home, user_id)
         except IntegrationsNotFound:
-            raise self.not_linked from None
-        if not row.is_linked(self.provider):
-            raise self.not_linked
-        if row.has_ended(self.provider):
-            raise self.relink_required
+            raise self.provider.not_linked from None
+        if not self.home.is_linked(row):
+            raise self.provider.not_linked
+        if self.home.has_ended(row):
+            if self.home.get(row, "relink_required_at") is None:  # its token has run out
+                self.declare_dead(row)
+            raise self.provider.relink_required
         return row
 
-    def declare_dead(self, row: UsersIntegrations, lease: Lease | None = None) -> bool:
+    def declare_dead(self, row: Any, lease: Lease | None = None) -> bool:
         """End a link that the provider has ended, unless the row has a newer secret, or the lease
         is another's by now.
 
         Another process may have rotated it a moment ago, so one statement checks and writes the
         row.
         """
-        ended = self._rows(row.user_id).filter(
-            **{self.guard: row.sealed(self.guard), self._column("relink_required_at"): None}
+        ended = self.home.of(row.user_id).filter(
+            **self._unchanged(row), **self.home.columns(relink_required_at=None)
         )
         if lease is not None:
-            ended = ended.filter(**self._columns(lease=lease.id))
-        columns = self._columns(
+            ended = ended.filter(**self.home.columns(lease=lease.id))
+        columns = self.home.columns(
             relink_required_at=timezone.now(),
-            error=self.relink_required.code,
+            error=self.provider.relink_required.code,
             retry_at=None,
             lease=None,
             lease_until=None,
@@ -212,96 +178,94 @@ class TokenKeeper[Token](ABC):
         with _rows.atomic():  # so that no link ends without a line in the trail
             if not ended.update(**columns):
                 return False
-            code = self.relink_required.code
-            _trail.note(row.user_id, self.provider, Event.RELINK_REQUIRED, code, Actor.PROVIDER)
-            _rows.send_after_commit(relink_required, row.user_id, self.provider)
-        event = {"event": f"{self.provider}.link_ended", "user_id": row.user_id}
-        logger.warning("%s link of user %s has ended", self.provider, row.user_id, extra=event)
+            code = self.provider.relink_required.code
+            trail.note(row.user_id, self.provider.name, Event.RELINK_REQUIRED, code, Actor.PROVIDER)
+            _rows.send_after_commit(relink_required, row.user_id, self.provider.name)
+        event = {"event": f"{self.provider.name}.link_ended", "user_id": row.user_id}
+        logger.warning(
+            "%s link of user %s has ended", self.provider.label, row.user_id, extra=event
+        )
         return True
 
-    # --- columns by provider --------------------------------------------------------------------
-
-    def _column(self, name: str) -> str:
-        return f"{self.provider}_{name}"
-
-    def _columns(self, **values: Any) -> dict[str, Any]:
-        return {self._column(name): value for name, value in values.items()}
-
-    def _get(self, row: UsersIntegrations, name: str) -> Any:
-        return getattr(row, self._column(name))
-
-    def _rows(self, user_id: int) -> Any:
-        return UsersIntegrations.objects.filter(user_id=user_id)
+    def declare_unusable(self, user_id: Any, token: Any) -> None:
+        """End a link whose token is none, unless it has another by now."""
+        row = self.linked_row(user_id)
+        if self.provider.read(row) == token:
+            self.declare_dead(row)
 
     # --- the steps ------------------------------------------------------------------------------
 
-    def _stored_error(self, row: UsersIntegrations) -> ProviderError:
-        error = error_by_code(self._get(row, "error"), self.errors)
+    def _stored_error(self, row: Any) -> ProviderError:
+        error = error_by_code(self.home.get(row, "error"), self.provider.errors)
         return error(retry_after=self._seconds_until(row, "retry_at"))
 
-    def _seconds_until(self, row: UsersIntegrations, column: str) -> int | None:
-        moment = self._get(row, column)
+    def _seconds_until(self, row: Any, column: str) -> int | None:
+        moment = self.home.get(row, column)
         return None if moment is None else max(0, round((moment - row.read_at).total_seconds()))
 
-    def _take_lease(self, row: UsersIntegrations) -> Lease | None:
+    def _take_lease(self, row: Any) -> Lease | None:
         """Take the lease on what was read, unless it was refreshed or has failed since.
 
         The database's clock decides, because machines disagree about the time.
         """
         unchanged = {
-            self.guard: row.sealed(self.guard),
-            **self._columns(
-                lease=self._get(row, "lease"),
-                failures=self._get(row, "failures"),
+            **self._unchanged(row),
+            **self.home.columns(
+                lease=self.home.get(row, "lease"),
+                failures=self.home.get(row, "failures"),
                 relink_required_at=None,
             ),
         }
-        lease = Lease(uuid.uuid4(), in_doubt=self._get(row, "lease") not in (None, WAITING))
+        lease = Lease(uuid.uuid4(), in_doubt=self.home.get(row, "lease") not in (None, WAITING))
         taken = (
-            self._rows(row.user_id)
+            self.home.of(row.user_id)
             .filter(self.lease_is_over(), **unchanged)
             .update(
-                **self._columns(lease=lease.id, lease_until=later(timedelta(seconds=self.lease)))
+                **self.home.columns(
+                    lease=lease.id, lease_until=later(timedelta(seconds=self.provider.lease))
+                )
             )
         )
         return lease if taken else None
 
     def lease_is_over(self) -> Q:
-        return over(self._column("lease_until"), timedelta(seconds=max(self.lease, GRACE)))
-
-    def renew_lease(self, row: UsersIntegrations, lease: Lease) -> bool:
-        """Restart the time of a lease, if it is still ours."""
-        return bool(
-            self._rows(row.user_id)
-            .filter(**self._columns(lease=lease.id))
-            .update(**self._columns(lease_until=later(timedelta(seconds=self.lease))))
+        return over(
+            self.home.column("lease_until"), timedelta(seconds=max(self.provider.lease, GRACE))
         )
 
-    def drop_lease(self, row: UsersIntegrations, lease: Lease, **columns: Any) -> bool:
+    def renew_lease(self, row: Any, lease: Lease) -> bool:
+        """Restart the time of a lease, if it is still ours."""
+        return bool(
+            self.home.of(row.user_id)
+            .filter(**self.home.columns(lease=lease.id))
+            .update(**self.home.columns(lease_until=later(timedelta(seconds=self.provider.lease))))
+        )
+
+    def drop_lease(self, row: Any, lease: Lease, **columns: Any) -> bool:
         """Release the lease, if it is still ours.
 
         One in doubt is left as one that ran out: whoever takes it next is in the same doubt.
         """
         left = {"lease_until": Now()} if lease.in_doubt else {"lease": None, "lease_until": None}
         return bool(
-            self._rows(row.user_id)
-            .filter(**self._columns(lease=lease.id))
-            .update(**self._columns(**left, **columns))
+            self.home.of(row.user_id)
+            .filter(**self.home.columns(lease=lease.id))
+            .update(**self.home.columns(**left, **columns))
         )
 
-    def _wait(self, row: UsersIntegrations, lease: Lease) -> bool:
+    def _wait(self, row: Any, lease: Lease) -> bool:
         """Leave the row to whoever let the lease run out, if it is still ours."""
         return bool(
-            self._rows(row.user_id)
-            .filter(**self._columns(lease=lease.id))
-            .update(**self._columns(lease=WAITING, lease_until=later(timedelta(seconds=GRACE))))
+            self.home.of(row.user_id)
+            .filter(**self.home.columns(lease=lease.id))
+            .update(**self.home.columns(lease=WAITING, lease_until=later(timedelta(seconds=GRACE))))
         )
 
     @counts_refreshes
     @ending.holding()  # or the provider's answer would be lost
     def refresh_leased(
-        self, row: UsersIntegrations, lease: Lease, *, patient: bool = False
-    ) -> Refreshed[Token] | None:
+        self, row: Any, lease: Lease, *, patient: bool = False
+    ) -> Refreshed[Any] | None:
         """Ask the provider and write its answer; return None if the row has to be read again.
 
         With `patient`, nobody waits for this call: it returns only once the answer is stored, or
@@ -309,52 +273,59 @@ class TokenKeeper[Token](ABC):
         """
         settled = False
         try:
-            refreshed = self.refresh(row)
+            refreshed = self.provider.refresh(row)
             settled = True  # from here on the row is written, or is no longer ours to write
-            answer = Answer(self.provider, row, lease.id, refreshed.columns)
-            return refreshed if self._store(answer, patient=patient) else None
-        except self.dead as exc:
+            answer = Answer(
+                self.provider.name, row, lease.id, self.home.columns(**refreshed.values)
+            )
+            if not self._store(answer, patient=patient):
+                return None
+            self._use(row, refreshed)
+            return refreshed
+        except self.provider.dead as exc:
             self.take_up()  # a database that was restored knows of no lease, and of no doubt
             if lease.in_doubt:
                 settled = self._wait(row, lease)
                 if not settled:
                     return None
-                event = {"event": f"{self.provider}.refresh_in_doubt", "user_id": row.user_id}
-                logger.warning("%s refused a token that may be spent", self.provider, extra=event)
-                raise self.unavailable(retry_after=GRACE) from None
+                event = {"event": f"{self.provider.name}.refresh_in_doubt", "user_id": row.user_id}
+                logger.warning(
+                    "%s refused a token that may be spent", self.provider.label, extra=event
+                )
+                raise self.provider.unavailable(retry_after=GRACE) from None
             settled = self.declare_dead(row, lease)
             if not settled:
                 return None
-            raise self.relink_required from exc
+            raise self.provider.relink_required(reason=exc) from exc
         except (ProviderError, SecretUnreadable) as exc:
             # A lost key does not end the link: the operator can fix it.
             if not settled:
                 settled = True
-                _rows.note_limit(row.user_id, self.provider, exc)
+                _rows.note_limit(self.home, row.user_id, exc)
                 self._note_failure(row, lease, exc)
             if isinstance(exc, SecretUnreadable):
-                raise self.relink_required from exc
+                raise self.provider.relink_required(reason=exc) from exc
             raise
         finally:
             if not settled:
                 self.drop_lease(row, lease)
 
-    def _note_failure(self, row: UsersIntegrations, lease: Lease, exc: IntegrationsError) -> None:
+    def _note_failure(self, row: Any, lease: Lease, exc: IntegrationsError) -> None:
         """Release the lease and set the next try's time, unless the lease is another's by now."""
         with _rows.atomic():  # so that no failure counts without a line in the trail
             if self.drop_lease(
                 row,
                 lease,
                 error=exc.code,
-                failures=F(self._column("failures")) + 1,
+                failures=F(self.home.column("failures")) + 1,
                 retry_at=later(timedelta(seconds=self._backoff(row, exc))),
             ):
                 # An athlete's request may cause a refresh but does not ask for one; staff can.
-                forced = _trail.acting()[0] == Actor.STAFF
+                forced = trail.acting()[0] == Actor.STAFF
                 actor = None if forced else Actor.SYSTEM
-                _trail.note(row.user_id, self.provider, Event.REFRESH_FAILED, exc.code, actor)
+                trail.note(row.user_id, self.provider.name, Event.REFRESH_FAILED, exc.code, actor)
 
-    def _backoff(self, row: UsersIntegrations, exc: IntegrationsError) -> float:
+    def _backoff(self, row: Any, exc: IntegrationsError) -> float:
         """Seconds until a sweep may try again: doubling up to a day, with jitter.
 
         A rate limit ends with its window, however often it was hit.
@@ -362,7 +333,7 @@ class TokenKeeper[Token](ABC):
         retry_after: int = getattr(exc, "retry_after", None) or 0
         if isinstance(exc, RateLimited) and retry_after:
             return min(retry_after, MAX_BACKOFF)
-        seconds: float = min(BACKOFF * 2 ** min(self._get(row, "failures"), 20), MAX_BACKOFF)
+        seconds: float = min(BACKOFF * 2 ** min(self.home.get(row, "failures"), 20), MAX_BACKOFF)
         seconds *= random.uniform(0.75, 1.25)  # noqa: S311 (jitter, not a secret)
         return min(max(seconds, retry_after), MAX_BACKOFF)
 
@@ -377,7 +348,7 @@ class TokenKeeper[Token](ABC):
             with _spool.in_hand(answer):
                 return self._store_for(answer, None if patient else STORE_FOR)
         except DATABASE_AWAY:
-            connection = connections[router.db_for_write(UsersIntegrations)]
+            connection = connections[router.db_for_write(self.home.model)]
             if not (patient or connection.in_atomic_block):
                 threading.Thread(target=self._store_on, args=[answer], daemon=True).start()
             raise
@@ -388,7 +359,7 @@ class TokenKeeper[Token](ABC):
             try:
                 return self._store_once(answer)
             except DATABASE_AWAY as exc:
-                connection = connections[router.db_for_write(UsersIntegrations)]
+                connection = connections[router.db_for_write(self.home.model)]
                 if connection.in_atomic_block:
                     raise
                 if isinstance(exc, InternalError):
@@ -414,26 +385,47 @@ class TokenKeeper[Token](ABC):
     def _store_once(self, answer: Answer) -> bool:
         """Write an answer, if the secret that it replaces is still the stored one."""
         row = answer.row
-        replaced = row.sealed(self.guard)
+        guard = self.provider.guard(row)
+        replaced = self.home.sealed(row, guard)
+        where = {"user": row.user_id, **self.home.where}
         while True:
-            if _rows.update_where({"user": row.user_id, self.guard: replaced}, answer.columns):
+            unchanged = {self.home.column(guard): replaced}
+            if _rows.update_where(self.home.model, where | unchanged, answer.columns):
                 return True
-            current = self._rows(row.user_id).first()
-            if current is None or not current.has_secret(self.guard):
+            current = self.home.of(row.user_id).first()
+            if current is None or not self.home.has_secret(current, guard):
                 # Disconnected while the provider was being asked.
-                self.discard(row, answer.columns)
-                raise self.not_linked
+                self._discard(row, answer.columns)
+                raise self.provider.not_linked
             if self._was_replaced(row, current, answer.lease):
                 # Reconnected, or refreshed by another after our lease ran out.
-                if self.is_another_grant(row, current):
-                    self.discard(row, answer.columns)
+                if self.provider.is_another_grant(row, current):
+                    self._discard(row, answer.columns)
                 return False
-            replaced = current.sealed(self.guard)  # re-encrypted with another key
+            replaced = self.home.sealed(current, guard)  # re-encrypted with another key
+
+    def _discard(self, row: Any, columns: dict[str, Any]) -> None:
+        try:
+            self.provider.revoke_refreshed(row, columns)
+        except IntegrationsError as exc:  # the app is another by now, for example
+            count_failure(self.provider.name, "revoke", exc.code)
+
+    def _use(self, row: Any, refreshed: Refreshed[Any]) -> None:
+        """What a new token may need is no part of the refresh, which has succeeded."""
+        try:
+            self.provider.used(row, refreshed.token)
+        except IntegrationsError as exc:
+            count_failure(self.provider.name, "use", exc.code)
+
+    def _unchanged(self, row: Any) -> dict[str, Any]:
+        """The condition that a row still has the secret that was read."""
+        guard = self.provider.guard(row)
+        return {self.home.column(guard): self.home.sealed(row, guard)}
 
     def take_up(self) -> int:
         """Store the answers that wait in files; returns how many were there."""
         count = 0
-        for answer in _spool.waiting(self.provider):
+        for answer in _spool.waiting(self.provider.name):
             try:
                 self._store_once(answer)
             except IntegrationsError:  # disconnected meanwhile
@@ -441,24 +433,19 @@ class TokenKeeper[Token](ABC):
             except DATABASE_AWAY:
                 raise
             except DatabaseError as exc:  # of this one; the others go on
-                event = {"event": f"{self.provider}.answer_not_stored"}
+                event = {"event": f"{self.provider.name}.answer_not_stored"}
                 logger.error("an answer cannot be stored: %s", type(exc).__name__, extra=event)
                 continue
             _spool.forget(answer)
             count += 1
         return count
 
-    def _was_replaced(
-        self, row: UsersIntegrations, current: UsersIntegrations, lease: uuid.UUID
-    ) -> bool:
+    def _was_replaced(self, row: Any, current: Any, lease: uuid.UUID) -> bool:
         """Whether the row has another secret, and not the same one under another key."""
+        guard = self.provider.guard(row)
         try:
-            return bool(getattr(current, self.guard) != getattr(row, self.guard))
+            return bool(self.home.get(current, guard) != self.home.get(row, guard))
         except SecretUnreadable:
             # It is under a key that this process does not know yet. Replacing a secret clears the
             # lease; sealing it with a new key does not.
-            return bool(self._get(current, "lease") not in (lease, WAITING))
-
-    def is_another_grant(self, row: UsersIntegrations, current: UsersIntegrations) -> bool:
-        """Whether a reconnect made a separate grant: revoking one leaves the other alive."""
-        return False
+            return bool(self.home.get(current, "lease") not in (lease, WAITING))

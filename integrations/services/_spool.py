@@ -28,10 +28,9 @@ from cryptography.fernet import InvalidToken
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import InterfaceError, InternalError, OperationalError, connections, router
 
-from .. import conf
+from .. import conf, providers
 from ..exceptions import IntegrationsError
 from ..fields import fernet
-from ..models import UsersIntegrations
 
 logger = logging.getLogger("integrations.links")
 
@@ -46,7 +45,7 @@ class Answer:
     """What a provider answered to a token: the row as it was then, and the columns to write."""
 
     provider: str
-    row: UsersIntegrations
+    row: Any
     lease: uuid.UUID
     columns: dict[str, Any]
     path: Path | None = None
@@ -54,11 +53,11 @@ class Answer:
     failed: bool = False  # to be written
 
     def sealed(self) -> bytes:
-        meta = UsersIntegrations._meta
         # Deferred fields are not asked for.
-        loaded = [f for f in meta.concrete_fields if self.row.__dict__.get(f.attname) is not None]
+        fields = self.row._meta.concrete_fields
+        loaded = [f for f in fields if self.row.__dict__.get(f.attname) is not None]
         content = {
-            "database": _database(),
+            "database": _database(type(self.row)),
             "provider": self.provider,
             "row": {field.attname: field.value_to_string(self.row) for field in loaded},
             "lease": self.lease,
@@ -67,9 +66,9 @@ class Answer:
         return fernet().encrypt(json.dumps(content, cls=DjangoJSONEncoder).encode())
 
 
-def _database() -> str:
+def _database(model: Any) -> str:
     """By its name, because a failover changes the host."""
-    return str(connections[router.db_for_write(UsersIntegrations)].settings_dict["NAME"])
+    return str(connections[router.db_for_write(model)].settings_dict["NAME"])
 
 
 def _opened(path: Path) -> Answer | None:
@@ -81,15 +80,18 @@ def _opened(path: Path) -> Answer | None:
     Raises InvalidToken, or another ValueError, for a file that was not written here.
     """
     content = json.loads(fernet().decrypt(path.read_bytes()))
-    if content["database"] != _database():
+    if content["provider"] not in providers.known():
         return None
-    fields = {field.attname: field for field in UsersIntegrations._meta.concrete_fields}
+    model = providers.get(content["provider"]).home.model
+    if content["database"] != _database(model):
+        return None
+    fields = {field.attname: field for field in model._meta.concrete_fields}
 
     def values(name: str) -> dict[str, Any]:
         given = content[name].items()
         return {key: fields[key].to_python(value) for key, value in given if key in fields}
 
-    row = UsersIntegrations(**values("row"))
+    row = model(**values("row"))
     lease = uuid.UUID(content["lease"])
     return Answer(content["provider"], row, lease, values("columns"), path)
 

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.apps import apps
 from django.db import models
 
-from ..fields import EncryptedTextField
-from ..models import GarminConnectAttempt, GarminConnectLogin, Gear, LinkEvent, UsersIntegrations
+from ..fields import EncryptedTextField, Internal
 from ._rows import database_errors
-from .garminconnect_login import settle_dead_logins
-
-_LEFT_OUT = {
-    # Internal columns, which say nothing about the athlete.
-    *("id", "user", "attempt", "email_hash", "strava_lease", "garminconnect_lease"),
-    *(
-        "strava_spent_state",
-        "strava_exchanging_state",
-        "strava_exchanging_until",
-        "strava_exchanging_error",
-    ),
-    "strava_state",  # worth as much as a secret for ten minutes
-    "actor_user",  # the staff member who acted
-}
+from .status import settle_attempts
 
 
 @database_errors
@@ -31,19 +18,23 @@ def export_integrations(user_id: int) -> dict[str, Any]:
 
     For each secret it says only whether there is one.
     """
-    settle_dead_logins()
+    settle_attempts()
+    found = apps.get_app_config("integrations").get_models()
     return {
-        "integrations": _export(UsersIntegrations, user_id),
-        "gear": _export(Gear, user_id),
-        "garmin_sign_in": _export(GarminConnectLogin, user_id),
-        "garmin_attempts": _export(GarminConnectAttempt, user_id),
-        "activity": _export(LinkEvent, user_id),
+        model.exported_as: _export(model, user_id)  # type: ignore[attr-defined]
+        for model in found
+        if any(field.attname == "user_id" for field in model._meta.concrete_fields)
     }
 
 
 def _export(model: type[models.Model], user_id: int) -> list[dict[str, Any]]:
     rows = model._default_manager.filter(user_id=user_id).order_by("pk")
-    fields = [each for each in model._meta.concrete_fields if each.name not in _LEFT_OUT]
+    # Neither what says nothing about the athlete, nor the staff member who acted.
+    fields = [
+        each
+        for each in model._meta.concrete_fields
+        if not (each.primary_key or each.is_relation or isinstance(each, Internal))
+    ]
     return [
         {
             each.name: _presence(row, each.attname)

@@ -1,4 +1,4 @@
-"""Gear synced with both providers.
+"""Gear synced with the providers that know any.
 
 A sync first asks the provider, then writes in one transaction of set-based statements that start
 with a condition on the link. So a killed sync leaves the gear whole, two at once end in the same
@@ -9,37 +9,43 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db.models import Case, Count, F, Value, When
+from django.db import IntegrityError
+from django.db.models import Case, Count, F, Q, Value, When
 
-from .. import ending
+from .. import ending, providers
 from ..clock import later, over
 from ..exceptions import (
     GearNotFound,
     IntegrationsDatabaseError,
     IntegrationsError,
+    InvalidProviderReply,
     ProviderError,
+    ProviderUnavailable,
     RateLimited,
     ScopeMissing,
     SyncInProgress,
+    TokenRejected,
+    UnknownProvider,
 )
 from ..gear import OTHER, GearItem, GearList
+from ..links import FetchedGear, Provider
 from ..metrics import count_failure
-from ..models import LINK_CONDITIONS, Gear, LinkStatus, UsersIntegrations
+from ..models import Gear, LinkStatus
 from ..signals import gear_synced
-from . import _rows, _trail
-from ._gear_sources import KEEPERS, Fetched, fetch_from_garminconnect, fetch_from_strava
+from . import _rows, trail
+from ._providers import of_provider
 from ._rows import database_errors
-from ._trail import Event
+from .tokens import keeper_of
+from .trail import Event
 
 logger = logging.getLogger("integrations.gear")
 
-PROVIDERS = tuple(Gear.Provider.values)
-GEAR_SCOPE = "profile:read_all"  # without it Strava shows no gear
 SYNC_EVERY = timedelta(hours=6)
 BACKOFF = timedelta(minutes=10)
 MAX_BACKOFF = timedelta(days=1)
@@ -60,34 +66,51 @@ class GearCounts(NamedTuple):
     retired: int = 0
 
 
-@database_errors
-def sync_strava_gear(user_id: int) -> GearCounts:
-    """Sync one user's gear with Strava now: one request, and one for each new gear.
+@of_provider
+def sync_gear(user_id: Any, provider: Provider) -> GearCounts:
+    """Sync one user's gear with a provider now.
 
-    Raises StravaNotLinked, StravaRelinkRequired, ScopeMissing without profile:read_all, or a
+    Raises NotLinked, RelinkRequired, ScopeMissing if the athlete has withheld it, or a
     ProviderError; then no gear has changed.
     """
-    return _sync(user_id, "strava", fetch_from_strava)
+    _require_gear(provider)
+    _rows.require_autocommit()
+    keeper = keeper_of(provider)
+    row = keeper.linked_row(user_id)
+    try:
+        keeper.require_no_limit(row, reading=True)
+    except RateLimited as exc:
+        # Without asking, because refused requests count, too.
+        _note_failure(row, provider, exc, asked=False)
+        raise
+    try:
+        token = keeper.open(row) if provider.is_fresh(row) else keeper.obtain(user_id)
+        fetched = provider.fetch_gear(
+            row, token, database_errors(lambda used: keeper.obtain(user_id, replacing=used))
+        )
+        _note_account(row, provider, fetched)
+        _log_odd(row, provider, fetched.gear)
+        counts = _apply(row, provider, fetched)
+    except provider.dead as exc:  # no session at all, or one that the keeper has seen end
+        keeper.declare_unusable(user_id, token)
+        raise provider.relink_required(reason=exc) from exc
+    except (IntegrationsDatabaseError, provider.not_linked):
+        raise  # our fault, or disconnected meanwhile: not an error of the link
+    except IntegrationsError as exc:
+        _rows.note_limit(provider.home, user_id, exc)
+        _note_failure(row, provider, exc)
+        raise
+    _rows.send_after_commit(gear_synced, user_id, provider.name)
+    return counts
 
 
-@database_errors
-def sync_garminconnect_gear(user_id: int) -> GearCounts:
-    """Sync one user's gear with Garmin Connect now.
-
-    Raises GarminConnectNotLinked, GarminConnectRelinkRequired, or a GarminConnectError; then no
-    gear has changed.
-    """
-    return _sync(user_id, "garminconnect", fetch_from_garminconnect)
+def _require_gear(provider: Provider) -> None:
+    if not provider.has_gear:
+        raise UnknownProvider
 
 
-def sync_gear(user_id: int, provider: str) -> GearCounts:
-    """sync_strava_gear or sync_garminconnect_gear, by name."""
-    sync = sync_strava_gear if provider == "strava" else sync_garminconnect_gear
-    return sync(user_id)
-
-
-@database_errors
-def request_gear_sync(user_id: int, provider: str) -> str:
+@of_provider
+def request_gear_sync(user_id: Any, provider: Provider) -> str:
     """Note that a worker is about to sync, so that the page can show it.
 
     Returns the last sync's error code, or "", which is cleared.
@@ -95,47 +118,57 @@ def request_gear_sync(user_id: int, provider: str) -> str:
     Raises SyncInProgress if one is under way; `not_linked` or `relink_required` of the provider;
     RateLimited while it must not be asked; ScopeMissing if its gear was not permitted.
     """
-    keeper = KEEPERS[provider]
+    _require_gear(provider)
+    home, keeper = provider.home, keeper_of(provider)
     row = keeper.linked_row(user_id)
-    if not row.is_readable(provider):
-        raise keeper.relink_required
-    if is_gear_missing(row, provider):
+    if not home.is_readable(row):
+        raise provider.relink_required
+    if is_gear_missing(provider, row):
         raise ScopeMissing
     keeper.require_no_limit(row, reading=True)
-    free = over(f"{provider}_syncing_until", SYNCING_FOR)
+    free = over(home.column("syncing_until"), SYNCING_FOR)
     # This clears the last error, so that a polling page notices if the same one comes again.
-    columns = {f"{provider}_syncing_until": later(SYNCING_FOR), f"{provider}_sync_error": ""}
-    if not UsersIntegrations.objects.filter(free, user_id=user_id).update(**columns):
+    columns = home.columns(syncing_until=later(SYNCING_FOR), sync_error="")
+    if not home.of(user_id).filter(free).update(**columns):
         raise SyncInProgress
-    error: str = getattr(row, f"{provider}_sync_error")
+    error: str = home.get(row, "sync_error")
     return error
 
 
-def is_gear_missing(row: UsersIntegrations, provider: str) -> bool:
+def is_gear_missing(provider: Provider, row: Any) -> bool:
     """Whether the athlete has withheld the scope that gear needs."""
-    known = provider == "strava" and bool(row.strava_scope)
-    return known and GEAR_SCOPE not in row.strava_scopes
+    known = bool(provider.gear_scope) and bool(provider.home.get(row, "scope"))
+    return known and provider.gear_scope not in provider.home.scopes(row)
 
 
-@database_errors
-def withdraw_gear_sync(user_id: int, provider: str, error: str) -> None:
+@of_provider
+def withdraw_gear_sync(user_id: Any, provider: Provider, error: str) -> None:
     """Take back request_gear_sync, which returned `error`, if the task could not be enqueued."""
-    columns = {f"{provider}_syncing_until": None, f"{provider}_sync_error": error}
-    _rows.update(user_id, **columns)
+    columns = provider.home.columns(syncing_until=None, sync_error=error)
+    _rows.update(provider.home, user_id, **columns)
 
 
-@database_errors
-def set_sync_gear(user_id: int, provider: str, sync_gear: bool) -> None:
+@of_provider
+def set_sync_gear(user_id: Any, provider: Provider, sync_gear: bool) -> None:
     """Switch sync on or off as the athlete wants it; on means due now.
 
     Unlike the seed's functions it makes the row if there is none.
     """
-    _rows.ensure_row(user_id)
-    _rows.update(user_id, **_rows.sync_columns(provider, sync_gear))
+    _require_gear(provider)
+    _rows.ensure_row(provider.home, user_id)
+    _rows.update(provider.home, user_id, **_rows.sync_columns(provider.home, sync_gear))
+
+
+@of_provider
+def wants_gear(user_id: Any, provider: Provider) -> bool:
+    """Whether the athlete has switched gear sync on."""
+    _require_gear(provider)
+    home = provider.home
+    return bool(home.of(user_id).filter(home.q(sync_gear=True)).exists())
 
 
 @database_errors
-def get_gear(user_id: int) -> list[Gear]:
+def get_gear(user_id: Any) -> list[Gear]:
     """All gear of one user: in use before retired, primary first."""
     return list(
         Gear.objects.filter(user_id=user_id).order_by(
@@ -145,17 +178,16 @@ def get_gear(user_id: int) -> list[Gear]:
 
 
 @database_errors
-def count_gear(user_id: int) -> dict[str, int]:
+def count_gear(user_id: Any) -> dict[str, int]:
     """How much gear a user has, retired gear included, by provider."""
     counts = Gear.objects.filter(user_id=user_id).values_list("provider").annotate(Count("pk"))
-    return dict.fromkeys(PROVIDERS, 0) | dict(counts)
+    return dict(counts)
 
 
-def wanting_gear(provider: str) -> Any:
+def _wanting_gear(provider: Provider) -> Any:
     """The rows whose athletes want their gear synced, and whose link is alive."""
-    return UsersIntegrations.objects.filter(
-        LINK_CONDITIONS[provider][LinkStatus.LINKED], **{f"{provider}_sync_gear": True}
-    )
+    home = provider.home
+    return home.rows().filter(home.conditions[LinkStatus.LINKED], home.q(sync_gear=True))
 
 
 @database_errors
@@ -165,27 +197,28 @@ def take_due_gear_syncs(provider: str, limit: int = 500) -> tuple[list[int], dat
     They are put off for an hour, in which the caller has to sync; a sync sets the next time. After
     that, others may take them (see is_gear_sync_taken).
     """
-    due_at = f"{provider}_sync_due_at"
-    due = wanting_gear(provider).filter(over(due_at, MAX_BACKOFF))
+    found = providers.get(provider)
+    due_at = found.home.column("sync_due_at")
+    due = _wanting_gear(found).filter(over(due_at, MAX_BACKOFF))
     return _rows.take_due(due, due_at, timedelta(hours=1), limit)
 
 
-@database_errors
-def is_gear_sync_taken(user_id: int, provider: str, until: datetime) -> bool:
+@of_provider
+def is_gear_sync_taken(user_id: Any, provider: Provider, until: datetime) -> bool:
     """Whether a sync taken until then is still due, and not taken by another.
 
     After hours without workers, the queue has each athlete once for every hour.
     """
-    taken = UsersIntegrations.objects.filter(user_id=user_id, **{f"{provider}_sync_due_at": until})
-    return taken.exists()
+    home = provider.home
+    return bool(home.of(user_id).filter(home.q(sync_due_at=until)).exists())
 
 
-def iterate_wanting_gear(provider: str, user_id: int | None = None) -> Iterator[int]:
+def iterate_wanting_gear(provider: str, user_id: Any = None) -> Iterator[Any]:
     """The user ids of all who want their gear synced, a few hundred in memory at a time.
 
     No more of them once the process is told to end.
     """
-    rows = wanting_gear(provider).order_by("pk")
+    rows = _wanting_gear(providers.get(provider)).order_by("pk")
     if user_id is not None:
         rows = rows.filter(user_id=user_id)
     last = 0
@@ -205,46 +238,40 @@ def _batch(rows: Any, last: int) -> list[tuple[int, int]]:
 # --- One sync ------------------------------------------------------------------------
 
 
-def _sync(user_id: int, provider: str, fetch: Callable[[UsersIntegrations], Fetched]) -> GearCounts:
-    _rows.require_autocommit()
-    keeper = KEEPERS[provider]
-    row = keeper.linked_row(user_id)
-    try:
-        keeper.require_no_limit(row, reading=True)
-    except RateLimited as exc:
-        # Without asking, because refused requests count, too.
-        _note_failure(row, provider, exc, asked=False)
-        raise
-    try:
-        fetched = fetch(row)
-        _log_odd(row, provider, fetched.gear)
-        counts = _apply(row, provider, fetched)
-    except (IntegrationsDatabaseError, keeper.not_linked):
-        raise  # our fault, or disconnected meanwhile: not an error of the link
-    except IntegrationsError as exc:
-        _rows.note_limit(user_id, provider, exc)
-        _note_failure(row, provider, exc)
-        raise
-    _rows.send_after_commit(gear_synced, user_id, provider)
-    return counts
+def _note_account(row: Any, provider: Provider, fetched: FetchedGear) -> None:
+    """Note whose link it is, if the token endpoint did not say. Raises InvalidProviderReply if the
+    gear is another account's."""
+    home, found = provider.home, fetched.account.id
+    if not found:
+        return
+    known = home.get(row, "account_id")
+    if known is not None:
+        if str(known) != found:
+            raise InvalidProviderReply
+        return
+    # If another user has linked the account, too, it stays with that user.
+    with suppress(IntegrityError), _rows.atomic():
+        same = home.q(linked_at=home.get(row, "linked_at"), account_id=None)
+        home.rows().filter(same, pk=row.pk).update(**home.columns(account_id=found))
 
 
-def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCounts:
+def _apply(row: Any, provider: Provider, fetched: FetchedGear) -> GearCounts:
     now = row.read_at
+    details = _Details(row, provider, fetched)
     known = {
         gear.provider_gear_id: gear
-        for gear in Gear.objects.filter(user_id=row.user_id, provider=provider)
+        for gear in Gear.objects.filter(user_id=row.user_id, provider=provider.name)
     }
     items = {item.provider_gear_id: item for item in fetched.gear.items}
     created, changed, retired = [], [], 0
     for item in items.values():
         gear = known.get(item.provider_gear_id)
-        item = _with_details(_with_known(item, gear), gear, fetched)
+        item = details.of(_with_known(item, gear), gear)
         values = {name: getattr(item, name, None) for name in _COMPARED}
         if gear is None:
             gear = Gear(
                 user_id=row.user_id,
-                provider=provider,
+                provider=provider.name,
                 provider_gear_id=item.provider_gear_id,
                 first_seen_at=now,
                 **values,
@@ -260,8 +287,8 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
         for key, gear in known.items()
         if key not in items and gear.last_seen_at is None and gear.kind not in fetched.gear.partial
     ]
-    last_seen_at = getattr(row, f"{provider}_synced_at") or now
-    asked_for = _trail.acting() != _trail.SYSTEM  # then the trail notes any outcome
+    last_seen_at = provider.home.get(row, "synced_at") or now
+    asked_for = trail.acting() != trail.SYSTEM  # then the trail notes any outcome
     if not (created or changed or gone or asked_for):
         _note_success(row, provider, fetched, now)
         return GearCounts()
@@ -282,15 +309,15 @@ def _apply(row: UsersIntegrations, provider: str, fetched: Fetched) -> GearCount
             )
         counts = GearCounts(len(created), len(changed) + len(gone) - retired, retired)
         code = " ".join(f"{name}={count}" for name, count in counts._asdict().items())
-        _trail.note(row.user_id, provider, Event.SYNCED, code)
+        trail.note(row.user_id, provider.name, Event.SYNCED, code)
     return counts
 
 
-def _log_odd(row: UsersIntegrations, provider: str, gear: GearList) -> None:
+def _log_odd(row: Any, provider: Provider, gear: GearList) -> None:
     if gear.odd:
-        event = {"event": f"{provider}.gear_odd", "user_id": row.user_id}
+        event = {"event": f"{provider.name}.gear_odd", "user_id": row.user_id}
         counts = ", ".join(f"{kind} {count}" for kind, count in sorted(gear.odd.items()))
-        logger.warning("%s lists odd gear: %s", provider, counts, extra=event)
+        logger.warning("%s lists odd gear: %s", provider.name, counts, extra=event)
 
 
 def _with_known(item: GearItem, gear: Gear | None) -> GearItem:
@@ -299,82 +326,88 @@ def _with_known(item: GearItem, gear: Gear | None) -> GearItem:
     return replace(item, **{n: getattr(gear or _NEW, n) for n in unsaid}) if unsaid else item
 
 
-def _with_details(item: GearItem, gear: Gear | None, fetched: Fetched) -> GearItem:
-    if item.brand is not None:
-        return item
-    if gear is not None and gear.brand is not None and gear.name == item.name:
-        return replace(item, brand=gear.brand, model=gear.model)
-    if ending.told():  # a request for each piece takes long
-        return replace(item, brand=gear.brand, model=gear.model) if gear is not None else item
-    try:
-        return fetched.details(item)
-    except GearNotFound:
-        if gear is not None and gear.brand is not None:
-            return replace(item, brand=gear.brand, model=gear.model)
-        return replace(item, brand="", model="")  # none exist, and asking again costs a request
-    except ProviderError as exc:
-        # They are missing until the next sync, which asks again.
-        event = {"event": "strava.gear_details_missing"}
-        logger.info("no details of gear: %s", exc.code, extra=event)
-        if gear is None:
+class _Details:
+    """Brand and model of gear that is new or renamed, at one request for each piece."""
+
+    def __init__(self, row: Any, provider: Provider, fetched: FetchedGear) -> None:
+        self.row, self.provider, self.ask = row, provider, fetched.details
+        self.has_stopped = False
+
+    def of(self, item: GearItem, gear: Gear | None) -> GearItem:
+        if item.brand is not None:
             return item
-        return replace(item, brand=gear.brand, model=gear.model)
+        stored, known = item, False
+        if gear is not None:
+            stored = replace(item, brand=gear.brand, model=gear.model)
+            known = gear.brand is not None
+            if known and gear.name == item.name:
+                return stored
+        if self.has_stopped or ending.told():  # a request for each piece takes long
+            return stored
+        try:
+            return self.ask(item)
+        except GearNotFound:
+            # If none exist, asking again costs a request.
+            return stored if known else replace(item, brand="", model="")
+        except ProviderError as exc:
+            # They are missing until the next sync, which asks again.
+            event = {"event": f"{self.provider.name}.gear_details_missing"}
+            logger.info("no details of gear: %s", exc.code, extra=event)
+            if isinstance(exc, _STOPPING) and exc.provider_status != 500:  # that is over this piece
+                # It would hit the other gear, too, and refused requests count.
+                self.has_stopped = True
+                _rows.note_limit(self.provider.home, self.row.user_id, exc)
+            return stored
 
 
-def _note_success(row: UsersIntegrations, provider: str, fetched: Fetched, now: datetime) -> None:
-    columns = {
+_STOPPING = (RateLimited, ProviderUnavailable, TokenRejected)
+
+
+def _note_success(row: Any, provider: Provider, fetched: FetchedGear, now: datetime) -> None:
+    values: dict[str, Any] = {
         "synced_at": now,
         "sync_error": "",
         "sync_failures": 0,
         "sync_due_at": now + SYNC_EVERY * random.uniform(0.9, 1.1),  # noqa: S311
         "syncing_until": None,
     }
-    columns |= {
-        name: value
-        for name, value in (("units", fetched.units), ("athlete_name", fetched.athlete_name))
-        if value
-    }
-    linked_at = f"{provider}_linked_at"
-    if not (
-        UsersIntegrations.objects.filter(
-            LINK_CONDITIONS[provider][LinkStatus.LINKED],
-            pk=row.pk,
-            **{linked_at: getattr(row, linked_at)},
-        ).update(**{f"{provider}_{name}": value for name, value in columns.items()})
-    ):
-        raise KEEPERS[provider].not_linked  # disconnected or reconnected meanwhile
+    said = (("units", fetched.units), ("account_name", fetched.account.name))
+    values |= {name: value for name, value in said if value}
+    home = provider.home
+    if not _update_same(row, provider, home.conditions[LinkStatus.LINKED], values):
+        raise provider.not_linked  # disconnected or reconnected meanwhile
 
 
-def _note_failure(
-    row: UsersIntegrations, provider: str, exc: IntegrationsError, asked: bool = True
-) -> None:
-    failures = getattr(row, f"{provider}_sync_failures")
-    wait = min(BACKOFF * 2 ** min(failures, 10), MAX_BACKOFF)
+def _update_same(row: Any, provider: Provider, condition: Q, values: dict[str, Any]) -> bool:
+    """Write to a row, if its link is still the one that was read."""
+    home = provider.home
+    same = home.q(linked_at=home.get(row, "linked_at")) & condition
+    return bool(home.rows().filter(same, pk=row.pk).update(**home.columns(**values)))
+
+
+def _note_failure(row: Any, provider: Provider, exc: IntegrationsError, asked: bool = True) -> None:
+    home = provider.home
+    wait = min(BACKOFF * 2 ** min(home.get(row, "sync_failures"), 10), MAX_BACKOFF)
     wait *= random.uniform(0.75, 1)  # noqa: S311
     retry_after = timedelta(seconds=getattr(exc, "retry_after", None) or 0)
     if isinstance(exc, RateLimited):
         wait = retry_after  # the window ends for all at once, however many were refused
-    columns: dict[str, Any] = {"syncing_until": None}
+    values: dict[str, Any] = {"syncing_until": None}
     # An error of the link itself is noted only on the link: a second copy would remain after it is
     # fixed.
-    if not isinstance(exc, KEEPERS[provider].relink_required):
-        columns |= {
+    if not isinstance(exc, provider.relink_required):
+        values |= {
             "sync_error": Case(
-                When(**{f"{provider}_error": exc.code}, then=Value("")), default=Value(exc.code)
+                When(home.q(error=exc.code), then=Value("")), default=Value(exc.code)
             ),
-            "sync_failures": F(f"{provider}_sync_failures") + 1,
+            "sync_failures": F(home.column("sync_failures")) + 1,
             "sync_due_at": later(min(max(wait, retry_after), MAX_BACKOFF)),
         }
-    linked_at = f"{provider}_linked_at"
     with _rows.atomic():  # so that no failure counts without a line in the trail
-        if not UsersIntegrations.objects.filter(
-            ~LINK_CONDITIONS[provider][LinkStatus.NOT_LINKED],
-            pk=row.pk,
-            **{linked_at: getattr(row, linked_at)},
-        ).update(**{f"{provider}_{name}": value for name, value in columns.items()}):
+        if not _update_same(row, provider, ~home.conditions[LinkStatus.NOT_LINKED], values):
             return  # disconnected or reconnected meanwhile
         # A sync put off without asking the provider is noted only if somebody requested it.
-        if asked or _trail.acting() != _trail.SYSTEM:
-            _trail.note(row.user_id, provider, Event.SYNC_FAILED, exc.code)
+        if asked or trail.acting() != trail.SYSTEM:
+            trail.note(row.user_id, provider.name, Event.SYNC_FAILED, exc.code)
     if asked:
-        count_failure(provider, "gear_sync", exc.code)
+        count_failure(provider.name, "gear_sync", exc.code)

@@ -13,9 +13,9 @@ from .. import ending
 from ..exceptions import SecretUnreadable
 from ..fields import EncryptedTextField, Sealed, keep_sealed
 from ..models import FernetCanary
-from . import _trail
+from . import trail
 from ._rows import database_errors
-from ._trail import Event
+from .trail import Event
 
 CANARY = "integrations"
 
@@ -56,7 +56,7 @@ def rotate_fernet_keys(
                 _rotate_row(model, row, names, counts)
                 progress(counts)
         code = f"rotated={counts.rotated} unreadable={counts.unreadable}"
-        _trail.note(None, "", Event.KEYS_ROTATED, code)
+        trail.note(None, "", Event.KEYS_ROTATED, code)
         return counts
 
 
@@ -86,8 +86,8 @@ def plant_fernet_canary(*, anew: bool = False) -> None:
 
 
 def _encrypted_models() -> Iterator[tuple[type[models.Model], list[str]]]:
-    """Every model of this app with encrypted fields, and their names."""
-    for model in apps.get_app_config("integrations").get_models():
+    """Every model with encrypted fields, and their names."""
+    for model in apps.get_models():
         names = [
             each.attname
             for each in model._meta.concrete_fields

@@ -2,142 +2,158 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db.models import Exists
+from django.db.models import Exists, Value
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
+from .. import providers
 from ..clock import dated
-from ..exceptions import SecretUnreadable
-from ..models import GarminConnectLogin, LinkStatus, UsersIntegrations
+from ..exceptions import RelinkRequired, SecretUnreadable
+from ..links import Provider
+from ..models import LinkStatus
 from ._rows import database_errors
-from ._words import health_message, login_words
-from .garminconnect_login import dead_logins, login_status, settle_dead_logins
 from .gear import count_gear
+from .words import health_message
+
+
+class FoundLink(NamedTuple):
+    """A provider, and a user's row there: an unsaved one with nothing linked if there is none."""
+
+    provider: Provider
+    row: Any
+
+    @property
+    def is_linked(self) -> bool:
+        return self.provider.home.is_linked(self.row)
 
 
 @database_errors
-def get_integrations_status(user_id: int) -> dict[str, dict[str, Any]]:
-    """The state of both providers, as the status URL answers it.
+def get_integrations_status(user_id: Any) -> dict[str, dict[str, Any]]:
+    """The state of every provider that is shown, as the status URL answers it.
 
     A user without a row has nothing linked. Times are aware UTC. No secrets.
     """
-    row, login = get_links(user_id)
-    return describe_integrations(row, login, count_gear(user_id))
-
-
-@database_errors
-def get_links(user_id: int) -> tuple[UsersIntegrations, GarminConnectLogin | None]:
-    """The user's row, or an unsaved one with nothing linked, and a Garmin sign-in under way.
-
-    Every user's expired sign-ins are settled first, which erases passwords that no worker took.
-    """
-    over = dead_logins()
-    rows = dated(UsersIntegrations.objects)
-    rows = rows.select_related("user__integrations_garminconnect_login")
-    rows = rows.filter(user_id=user_id)
-    row: Any = rows.annotate(some_are_over=Exists(over)).first()
-    if row is None or row.some_are_over:
-        settle_dead_logins()
-        row = row and rows.first()
-    if row is None:
-        row = UsersIntegrations(user_id=user_id)
-        row.read_at = timezone.now()  # nothing of another process is compared with it
-        return row, None
-    _tell_sign_in_apart(row)
-    return row, getattr(row.user, "integrations_garminconnect_login", None)
-
-
-# Release 0.1.0, which may still be serving, writes these where the health of a link stands.
-_SIGN_IN_ERRORS = {
-    "account_locked",
-    "captcha_required",
-    "internal_error",
-    "invalid_credentials",
-    "invalid_mfa_code",
-    "login_expired",
-    "login_interrupted",
-    "too_many_mfa_codes",
-}
-
-
-def _tell_sign_in_apart(row: UsersIntegrations) -> None:
-    """Read a failed sign-in by the last release as one of this release, as migration 0006 does."""
-    code = row.garminconnect_error
-    if code in _SIGN_IN_ERRORS or (code and not row.is_linked("garminconnect")):
-        row.garminconnect_login_error = row.garminconnect_login_error or code
-        row.garminconnect_error = ""
-
-
-def describe_integrations(
-    row: UsersIntegrations, login: GarminConnectLogin | None, gear: dict[str, int]
-) -> dict[str, dict[str, Any]]:
-    """get_integrations_status for loaded rows; makes no query."""
-    garminconnect_status = login_status(login) if login else row.garminconnect_status
+    gear = count_gear(user_id)
     return {
-        "strava": {
-            "status": row.strava_status.value,
-            "sync_gear": row.strava_sync_gear,
-            "gear": gear["strava"],
-            "last_synced_at": row.strava_synced_at,
-            "token_expires_at": row.strava_token_expires_at,
-            "error": _error(row, "strava"),
-            "athlete_id": row.strava_athlete_id,
-            "scope": row.strava_scopes,
-        },
-        "garminconnect": {
-            "status": garminconnect_status.value,
-            "sync_gear": row.garminconnect_sync_gear,
-            "gear": gear["garminconnect"],
-            "last_synced_at": row.garminconnect_synced_at,
-            "token_expires_at": row.garminconnect_token_expires_at,
-            "error": _error(row, "garminconnect"),
-        },
+        link.provider.name: describe_link(link, gear.get(link.provider.name, 0))
+        for link in get_links(user_id)
     }
 
 
-def link_error(row: UsersIntegrations, provider: str) -> str:
+@database_errors
+def get_links(user_id: Any) -> list[FoundLink]:
+    """A user's links to the providers that are shown: those that this site can link, and those that
+    the user has linked before.
+
+    Every user's expired sign-ins are settled first, which erases passwords that no worker took.
+    """
+    homes: dict[Any, list[Provider]] = {}
+    for provider in providers.known().values():
+        homes.setdefault(provider.home.model, []).append(provider)
+    found = []
+    for model, of_model in homes.items():
+        rows = _rows_of(model, of_model, user_id)
+        for provider in of_model:
+            where = provider.home.where.items()
+            same = (row for row in rows if all(getattr(row, key) == it for key, it in where))
+            link = FoundLink(provider, next(same, None) or _unsaved(provider, user_id))
+            provider.adopt(link.row)
+            if link.is_linked or provider.is_shown():
+                found.append(link)
+    order = list(providers.known())
+    return sorted(found, key=lambda link: order.index(link.provider.name))
+
+
+def settle_attempts(of: list[Provider] | None = None) -> None:
+    """End every attempt to link that will not end by itself, with its secrets."""
+    for provider in providers.known().values() if of is None else of:
+        if provider.settle:
+            import_string(provider.settle)()
+
+
+def _rows_of(model: Any, of_model: list[Provider], user_id: Any) -> list[Any]:
+    related = [path for provider in of_model for path in provider.related]
+    rows = dated(model.objects).filter(user_id=user_id)
+    rows = rows.select_related(*related) if related else rows
+    unsettled = [each for each in of_model if each.unsettled() is not None]
+    some: Any = Value(False)
+    for provider in unsettled:
+        some = Exists(provider.unsettled())
+    found = list(rows.annotate(some_are_over=some))
+    if unsettled and (not found or found[0].some_are_over):
+        settle_attempts(unsettled)
+        found = found and list(rows)
+    return found
+
+
+def _unsaved(provider: Provider, user_id: Any) -> Any:
+    row = provider.home.model(user_id=user_id, **provider.home.where)
+    row.read_at = timezone.now()  # nothing of another process is compared with it
+    return row
+
+
+def describe_link(link: FoundLink, gear: int) -> dict[str, Any]:
+    """One provider of get_integrations_status; makes no query."""
+    provider, row = link
+    home = provider.home
+    about_gear = {
+        "sync_gear": home.get(row, "sync_gear"),
+        "gear": gear,
+        "last_synced_at": home.get(row, "synced_at"),
+    }
+    return {
+        "status": provider.status(row).value,
+        "token_expires_at": home.get(row, "token_expires_at"),
+        "error": _error(provider, row),
+        **(about_gear if provider.has_gear else {}),
+        **provider.describe(row),
+    }
+
+
+def link_error(provider: Provider, row: Any) -> str:
     """The code of a link's error, "" if there is none.
 
     Whether a secret can be read depends on the current keys, not on an error noted earlier.
     """
-    code: str = getattr(row, f"{provider}_error")
-    if row.is_linked(provider) and not row.has_ended(provider):
-        if not row.is_readable(provider):
+    home = provider.home
+    code: str = home.get(row, "error")
+    if home.is_linked(row) and not home.has_ended(row):
+        if not home.is_readable(row):
             return SecretUnreadable.code
         if code == SecretUnreadable.code:
             return ""
+    if home.is_linked(row) and home.has_ended(row):
+        return code or RelinkRequired.code
     return code
 
 
-def link_message(row: UsersIntegrations, provider: str) -> str:
+def link_message(provider: Provider, row: Any) -> str:
     """A link's error in words, "" if there is none."""
-    code = link_error(row, provider)
-    return health_message(row, provider, code) if code else ""
+    code = link_error(provider, row)
+    return health_message(provider, row, code) if code else ""
 
 
-def sync_message(row: UsersIntegrations, provider: str) -> str:
+def sync_error(provider: Provider, row: Any) -> str:
+    """The code of what went wrong in the last gear sync, "" if nothing did."""
+    return str(provider.home.get(row, "sync_error")) if provider.has_gear else ""
+
+
+def sync_message(provider: Provider, row: Any) -> str:
     """What went wrong in the last gear sync, "" if nothing did."""
-    code = getattr(row, f"{provider}_sync_error")
-    retried = getattr(row, f"{provider}_sync_gear")
-    return health_message(row, provider, code, retried=retried) if code else ""
+    code = sync_error(provider, row)
+    retried = provider.has_gear and provider.home.get(row, "sync_gear")
+    return health_message(provider, row, code, retried=retried) if code else ""
 
 
-def login_message(row: UsersIntegrations) -> str:
-    """Why the last sign-in to Garmin failed, "" if it did not."""
-    code = row.garminconnect_login_error
-    return login_words(code) if code else ""
-
-
-def _error(row: UsersIntegrations, provider: str) -> dict[str, str] | None:
-    """The error to show first: of the sign-in, the link, or its gear."""
+def _error(provider: Provider, row: Any) -> dict[str, str] | None:
+    """The error to show first: of the attempt to link, the link, or its gear."""
     told = [
-        (link_error(row, provider), link_message(row, provider)),
-        (getattr(row, f"{provider}_sync_error"), sync_message(row, provider)),
+        (link_error(provider, row), link_message(provider, row)),
+        (sync_error(provider, row), sync_message(provider, row)),
     ]
-    if provider == "garminconnect":
-        # A link that works is told of before what has not replaced it.
-        works = row.garminconnect_status == LinkStatus.LINKED
-        login = (row.garminconnect_login_error, login_message(row))
-        told.insert(len(told) if works else 0, login)
+    # A link that works is told of before what has not replaced it.
+    works = provider.home.status(row) == LinkStatus.LINKED
+    told.insert(len(told) if works else 0, provider.failed_attempt(row))
     return next(({"code": code, "message": words} for code, words in told if words), None)

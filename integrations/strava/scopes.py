@@ -5,15 +5,9 @@ Source: https://developers.strava.com/docs/authentication/#details-about-request
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from django.utils.translation import gettext_lazy as _
 
-
-class Scope(NamedTuple):
-    label: Any  # what it lets this site do
-    cost: Any  # what does not work without it
-
+from ..oauth.provider import Scope
 
 SCOPES: dict[str, Scope] = {
     "read": Scope(_("See your public profile"), _("your public profile cannot be read")),
@@ -35,13 +29,3 @@ SCOPES: dict[str, Scope] = {
         _("Upload and edit activities"), _("activities cannot be sent to Strava")
     ),
 }
-
-
-def label(scope: str) -> str:
-    """What a scope lets this site do; the name of a scope that is not known here."""
-    return str(SCOPES[scope].label) if scope in SCOPES else scope
-
-
-def cost(scope: str) -> str:
-    """What does not work without a scope."""
-    return str(SCOPES[scope].cost) if scope in SCOPES else scope

@@ -18,6 +18,8 @@ from django.views.decorators.http import require_http_methods
 
 from .. import services, tasks
 from ..exceptions import IntegrationsError, TaskQueueUnavailable
+from . import push
+from .tasks import confirm_strava_revocation
 
 logger = logging.getLogger("integrations.strava")
 
@@ -32,7 +34,7 @@ MAX_EVENT = 16 * 1024  # bytes; a real one has a few hundred
 def webhook(request: HttpRequest, secret: str = "") -> HttpResponse:
     try:
         with services.short_waits():
-            if not services.is_strava_webhook(secret):
+            if not push.is_webhook(secret):
                 raise Http404
             return _handshake(request) if request.method == "GET" else _event(request, secret)
     except IntegrationsError as exc:
@@ -45,7 +47,7 @@ def webhook(request: HttpRequest, secret: str = "") -> HttpResponse:
 def _handshake(request: HttpRequest) -> HttpResponse:
     """Echo the challenge if the verify token is right."""
     challenge = request.GET.get("hub.challenge", "")
-    known = services.is_strava_verify_token(request.GET.get("hub.verify_token", ""))
+    known = push.is_verify_token(request.GET.get("hub.verify_token", ""))
     if request.GET.get("hub.mode") != "subscribe" or not known:
         return JsonResponse({"error": {"code": "forbidden", "message": "Forbidden"}}, status=403)
     return JsonResponse({"hub.challenge": challenge[:255]})
@@ -64,11 +66,11 @@ def _event(request: HttpRequest, secret: str) -> HttpResponse:
         event = json.loads(body)
     except (ValueError, RecursionError, OSError):
         return _answer(400)
-    user_id = services.take_strava_revocation(event, secret)
+    user_id = push.take_revocation_hint(event, secret)
     if user_id is not None:
         # If no worker takes it now, the scheduler finds the due check in the row.
         with suppress(TaskQueueUnavailable):
-            tasks.enqueue(tasks.confirm_strava_revocation, user_id)
+            tasks.enqueue(confirm_strava_revocation, user_id)
     return _answer(200)
 
 

@@ -162,13 +162,10 @@ def main(how: str) -> None:
     import django
 
     django.setup()
-    from integrations import services
+    from integrations.services.sweep import sweep_tokens
 
     at_start, started, cpu = _peak_memory(), time.perf_counter(), time.process_time()
-    if how == "bare":
-        refreshed = _bare()
-    else:
-        refreshed = services.sweep_strava_tokens(workers=WORKERS).refreshed
+    refreshed = _bare() if how == "bare" else sweep_tokens(workers=WORKERS).refreshed
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     found = {"refreshed": refreshed, "seconds": seconds, "cpu": cpu}
     print(json.dumps({**found, "peak": _peak_memory(), "at_start": at_start}))

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from integrations import services
 from integrations.models import GarminConnectAttempt, GarminConnectLogin, UsersIntegrations
+from integrations.models.integrations import STRAVA
 from integrations.sandbox import Sandbox
 from integrations.sandbox import garmin as garmin_demo
 
@@ -99,7 +100,7 @@ class Desk:
         GarminConnectAttempt.objects.all().delete()
 
     def set(self, **columns: Any) -> None:
-        services._rows.ensure_row(self.alice.pk)
+        services._rows.ensure_row(STRAVA, self.alice.pk)
         UsersIntegrations.objects.filter(user=self.alice).update(**columns)
 
     def link_strava(self, **columns: Any) -> None:
@@ -109,14 +110,14 @@ class Desk:
 
     def link_garmin(self, **columns: Any) -> None:
         session = self.garmin.issue_session(garmin_demo.ALICE)
-        services._rows.ensure_row(self.alice.pk)
+        services._rows.ensure_row(STRAVA, self.alice.pk)
         services.link_garminconnect_account(self.alice.pk, None, session)
         if columns:
             self.set(**columns)
 
     def sign_in_is_at(self, step: str, **columns: Any) -> None:
         """A sign-in to Garmin has come this far, and no worker goes on with it."""
-        services._rows.ensure_row(self.alice.pk)
+        services._rows.ensure_row(STRAVA, self.alice.pk)
         until = timezone.now() + timedelta(minutes=10)
         GarminConnectLogin.objects.create(
             user=self.alice,

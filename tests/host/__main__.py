@@ -17,6 +17,7 @@ from django.test import Client
 from django.utils import timezone
 
 from integrations import services, tasks
+from integrations.garminconnect.login import cancel_login
 from integrations.models import Gear, LinkEvent, UsersIntegrations
 from integrations.sandbox import Sandbox
 from integrations.sandbox.strava import ALICE, CLIENT_ID, CLIENT_SECRET
@@ -67,7 +68,7 @@ def main(sandbox: Sandbox) -> None:
     sandbox.strava.revoke_grant(ALICE)
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
     assert tasks.confirm_due_strava_revocations.call() == 1
-    services.cancel_garminconnect_login(alice.pk)  # nobody asks Garmin here
+    cancel_login(alice.pk)  # nobody asks Garmin here
     work()
     assert services.get_integrations_status(alice.pk)["strava"]["status"] == "not_linked"
     alice.delete()

@@ -5,11 +5,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from integrations import ending, services
+from integrations import ending
 from integrations.exceptions import IntegrationsError
 from integrations.management.ending import ending_in_order
 from integrations.management.progress import progress
-from integrations.services import RotationCounts
+from integrations.services.keys import RotationCounts, plant_fernet_canary, rotate_fernet_keys
 
 
 class Command(BaseCommand):
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         try:
             counts = self.rotate(batch_size)
             if accept_loss and not ending.told():
-                services.plant_fernet_canary(anew=True)
+                plant_fernet_canary(anew=True)
         except IntegrationsError as exc:
             raise CommandError(f"Stopped: {exc.code}. Run it again.") from exc
         self.stdout.write(_in_words(counts))
@@ -49,7 +49,7 @@ class Command(BaseCommand):
 
     def rotate(self, batch_size: int) -> RotationCounts:
         with progress("rows", self.stdout.write) as report:
-            return services.rotate_fernet_keys(
+            return rotate_fernet_keys(
                 batch_size,
                 lambda counts: report(counts.done, counts.rows, _in_words(counts)),
             )

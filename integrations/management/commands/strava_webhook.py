@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from integrations import services
 from integrations.exceptions import IntegrationsError
+from integrations.strava import push
 
 
 class Command(BaseCommand):
@@ -28,13 +29,13 @@ class Command(BaseCommand):
             if action == "create":
                 if not callback_url:
                     raise CommandError("create needs --callback-url.")
-                created = services.create_strava_subscription(callback_url)
+                created = push.create_subscription(callback_url)
                 self.stdout.write(f"Created subscription {created}.")
             elif action == "delete":
-                deleted = services.delete_strava_subscriptions()
+                deleted = push.delete_subscriptions()
                 self.stdout.write(f"Deleted {len(deleted)} subscription(s).")
             else:
-                for subscription in services.list_strava_subscriptions():
+                for subscription in push.list_subscriptions():
                     self.stdout.write(f"{subscription.id}  {subscription.callback_url}")
         except IntegrationsError as exc:
             raise CommandError(f"{services.staff_message(exc)} ({exc.code})") from exc

@@ -9,9 +9,11 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand
 
-from integrations import ending, services
+from integrations import ending, providers, services
 from integrations.exceptions import IntegrationsError
 from integrations.management.ending import ending_in_order
+from integrations.services._parallel import run_parallel
+from integrations.services.gear import iterate_wanting_gear
 
 
 def _key(text: str) -> Any:
@@ -25,7 +27,9 @@ class Command(BaseCommand):
     help = "Sync the gear of all who want it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--provider", choices=services.PROVIDERS, help="default: all")
+        parser.add_argument(
+            "--provider", choices=[each.name for each in providers.with_gear()], help="default: all"
+        )
         parser.add_argument("--user", type=_key, metavar="ID", help="this user's alone")
         parser.add_argument("--workers", type=int, default=4, metavar="N", help="default: 4")
 
@@ -34,7 +38,7 @@ class Command(BaseCommand):
             self.sync(provider, user, workers)
 
     def sync(self, provider: str | None, user: Any, workers: int) -> None:
-        for name in [provider] if provider else services.PROVIDERS:
+        for name in [provider] if provider else [each.name for each in providers.with_gear()]:
             if ending.told():
                 return
             totals, lock = Counter[str](), threading.Lock()
@@ -52,7 +56,7 @@ class Command(BaseCommand):
                 with lock:
                     totals.update(found)
 
-            services.run_parallel(services.iterate_wanting_gear(name, user), sync, max(1, workers))
+            run_parallel(iterate_wanting_gear(name, user), sync, max(1, workers))
             counts = "  ".join(
                 f"{key}: {totals[key]}"
                 for key in ("synced", "failed", "created", "updated", "retired")

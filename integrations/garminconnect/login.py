@@ -22,7 +22,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from ..clock import MAY_WAIT, ahead, dated, later, over
+from .. import providers
+from ..clock import MAY_WAIT, ahead, dated, later
 from ..exceptions import (
     GarminConnectInvalidReply,
     GarminConnectRateLimited,
@@ -38,14 +39,15 @@ from ..exceptions import (
     TooManyAttempts,
     TooManyMfaCodes,
 )
-from ..garminconnect import client
-from ..garminconnect.client import MfaRequired, Session
 from ..metrics import count_failure
-from ..models import GarminConnectAttempt, GarminConnectLogin, LinkStatus, UsersIntegrations
-from . import _rows, _trail
-from ._rows import database_errors
-from ._trail import Actor, Event
-from .garminconnect import write_link
+from ..models import GarminConnectAttempt, GarminConnectLogin, UsersIntegrations
+from ..models.integrations import GARMINCONNECT
+from ..services import _rows, links, trail
+from ..services._rows import database_errors
+from ..services.trail import Actor, Event
+from . import client
+from .client import MfaRequired, Session
+from .provider import MAX_WRONG_CODES, MFA_LIFETIME, dead_logins
 
 logger = logging.getLogger("integrations.garminconnect")
 
@@ -57,8 +59,6 @@ PICK_UP = timedelta(seconds=50)
 # A worker reports every HEARTBEAT; after ALIVE without a report it counts as gone.
 HEARTBEAT = 8  # seconds
 ALIVE = timedelta(seconds=30)
-MFA_LIFETIME = timedelta(minutes=10)
-MAX_WRONG_CODES = 4  # the first one and three more
 MAX_ATTEMPTS = 5
 ATTEMPTS_PER = timedelta(hours=1)
 # Sign-ins that fail after Garmin has accepted the password lock no account, so they are counted
@@ -77,17 +77,15 @@ _CODE_AGAIN = (
 
 
 @database_errors
-def begin_garminconnect_login(
-    user_id: int, email: str, password: str, is_cn: bool = False
-) -> uuid.UUID:
-    """Store a sign-in for a worker; returns the attempt, for run_garminconnect_login.
+def begin_login(user_id: int, email: str, password: str, is_cn: bool = False) -> uuid.UUID:
+    """Store a sign-in for a worker; returns the attempt, for run_login.
 
     An existing link goes on working until the sign-in has succeeded.
 
     Raises LoginInProgress if one is running, TooManyAttempts after five within an hour, by user or
     by e-mail (wait `retry_after` seconds), SignInUnfinished after ten that Garmin did not finish.
     """
-    _rows.ensure_row(user_id)
+    _rows.ensure_row(GARMINCONNECT, user_id)
     settle_dead_logins()
     if GarminConnectLogin.objects.filter(user_id=user_id).exclude(step=Step.MFA_REQUIRED).exists():
         raise LoginInProgress
@@ -109,7 +107,7 @@ def begin_garminconnect_login(
             GarminConnectLogin.objects.bulk_create(
                 [login], update_conflicts=True, unique_fields=["user"], update_fields=written
             )
-            _rows.update(user_id, garminconnect_login_error="")
+            _rows.update(GARMINCONNECT, user_id, garminconnect_login_error="")
     except Exception:
         with suppress(DatabaseError):
             counted.delete()
@@ -118,7 +116,7 @@ def begin_garminconnect_login(
 
 
 @database_errors
-def withdraw_garminconnect_login(user_id: int, attempt: uuid.UUID) -> bool:
+def withdraw_login(user_id: int, attempt: uuid.UUID) -> bool:
     """Take back a sign-in, with its password, that could not be handed to a worker.
 
     It does not count among the five. Returns False if a worker has it all the same.
@@ -129,13 +127,13 @@ def withdraw_garminconnect_login(user_id: int, attempt: uuid.UUID) -> bool:
 
 
 @database_errors
-def run_garminconnect_login(user_id: int, attempt: uuid.UUID) -> str:
+def run_login(user_id: int, attempt: uuid.UUID) -> str:
     """Sign in to Garmin with the password that waits. For a worker: takes seconds to minutes.
 
     Returns how it ended: "linked", "mfa_required", "superseded", or the code of an error, which
     the row now holds. Never raises a provider's error: task backends store tracebacks.
     """
-    forget_dead_garminconnect_logins()
+    forget_dead_logins()
     login = _claim(user_id, attempt, Step.QUEUED, Step.RUNNING, "email", "password")
     if login is None:
         return "superseded"
@@ -158,8 +156,8 @@ def run_garminconnect_login(user_id: int, attempt: uuid.UUID) -> str:
 
 
 @database_errors
-def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
-    """Store a code for a worker; returns the attempt, for run_garminconnect_mfa.
+def submit_code(user_id: int, code: str) -> uuid.UUID:
+    """Store a code for a worker; returns the attempt, for run_mfa.
 
     Raises NoLoginInProgress if none waits for a code, LoginInProgress if one is being checked.
     """
@@ -170,7 +168,7 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
             step=Step.MFA_QUEUED, step_until=later(PICK_UP), mfa_code=code
         ):
             raise LoginInProgress if logins.exists() else NoLoginInProgress
-        _rows.update(user_id, garminconnect_login_error="")
+        _rows.update(GARMINCONNECT, user_id, garminconnect_login_error="")
         attempt = logins.values_list("attempt", flat=True).first()
         if attempt is None:  # canceled at this moment
             raise NoLoginInProgress
@@ -178,7 +176,7 @@ def submit_garminconnect_code(user_id: int, code: str) -> uuid.UUID:
 
 
 @database_errors
-def withdraw_garminconnect_code(user_id: int, attempt: uuid.UUID) -> bool:
+def withdraw_code(user_id: int, attempt: uuid.UUID) -> bool:
     """Take back a code that could not be handed to a worker, so it can be entered again.
 
     Returns False if a worker has it all the same.
@@ -191,8 +189,8 @@ def withdraw_garminconnect_code(user_id: int, attempt: uuid.UUID) -> bool:
 
 
 @database_errors
-def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
-    """Answer Garmin with the code that waits. For a worker, like run_garminconnect_login."""
+def run_mfa(user_id: int, attempt: uuid.UUID) -> str:
+    """Answer Garmin with the code that waits. For a worker, like run_login."""
     settle_dead_logins()
     login = _claim(user_id, attempt, Step.MFA_QUEUED, Step.MFA_RUNNING, "mfa_code")
     if login is None:
@@ -214,13 +212,13 @@ def run_garminconnect_mfa(user_id: int, attempt: uuid.UUID) -> str:
             step=Step.MFA_REQUIRED, step_until=login.mfa_until, wrong_codes=wrong_codes
         ):
             return "superseded"
-        _rows.update(user_id, garminconnect_login_error=outcome.code)
+        _rows.update(GARMINCONNECT, user_id, garminconnect_login_error=outcome.code)
     count_failure("garminconnect", "sign_in", outcome.code)
     return outcome.code
 
 
 @database_errors
-def cancel_garminconnect_login(user_id: int) -> None:
+def cancel_login(user_id: int) -> None:
     """Drop a sign-in under way, and all that it keeps. A worker still on it changes nothing.
 
     Raises NoLoginInProgress if there is none.
@@ -231,7 +229,7 @@ def cancel_garminconnect_login(user_id: int) -> None:
         login = logins.first()
         if login is None or not (_take_back(login) or logins.delete()[0]):
             raise NoLoginInProgress
-        _rows.update(user_id, garminconnect_login_error="")
+        _rows.update(GARMINCONNECT, user_id, garminconnect_login_error="")
 
 
 def _settle(user_id: int) -> None:
@@ -253,20 +251,15 @@ def _settle(user_id: int) -> None:
         if settled:
             # Without an error if staff have deleted the row meanwhile: everybody settles this one.
             UsersIntegrations.objects.filter(user_id=user_id).update(garminconnect_login_error=code)
-            _trail.note(user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.SYSTEM)
+            trail.note(user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.SYSTEM)
             count_failure("garminconnect", "sign_in", code)
 
 
 @database_errors
-def forget_dead_garminconnect_logins() -> int:
+def forget_dead_logins() -> int:
     """Settle every sign-in whose time has run out, and forget old attempts; returns how many."""
     GarminConnectAttempt.objects.exclude(_RECENT).delete()
     return settle_dead_logins()
-
-
-def dead_logins() -> Any:
-    """The sign-ins whose time has run out."""
-    return GarminConnectLogin.objects.filter(over("step_until", MFA_LIFETIME))
 
 
 def settle_dead_logins() -> int:
@@ -275,16 +268,6 @@ def settle_dead_logins() -> int:
     for user_id in user_ids:
         _settle(user_id)
     return len(user_ids)
-
-
-def login_status(login: GarminConnectLogin) -> LinkStatus:
-    """The link status that the athlete sees during a sign-in."""
-    return LinkStatus.MFA_REQUIRED if login.step == Step.MFA_REQUIRED else LinkStatus.LINKING
-
-
-def codes_left(login: GarminConnectLogin) -> int:
-    """How many codes may still be tried in a sign-in."""
-    return MAX_WRONG_CODES - login.wrong_codes
 
 
 # --- The steps ----------------------------------------------------------------------------------
@@ -378,12 +361,17 @@ def _link(login: GarminConnectLogin, session: Session) -> str:
         deleted, _ = _mine(login).delete()
         if not deleted:
             return "superseded"
-        write_link(
+        garmin: Any = providers.get("garminconnect")
+        links.write_link(
+            garmin,
             login.user_id,
-            None,
-            session.tokens,
-            is_cn=session.is_cn,
-            linked_at=timezone.now(),
+            lambda replaced: {
+                **garmin.session_values(session.tokens, replaced.read_at),
+                "oauth1": None,
+                "is_cn": session.is_cn,
+                "account_name": "",  # it may be another athlete; a sync asks
+                "linked_at": timezone.now(),
+            },
             actor=Actor.ATHLETE,
         )
     return "linked"
@@ -395,8 +383,8 @@ def _end(login: GarminConnectLogin, code: str) -> str:
         deleted, _ = _mine(login).delete()
         if not deleted:
             return "superseded"
-        _rows.update(login.user_id, garminconnect_login_error=code)
-        _trail.note(login.user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.ATHLETE)
+        _rows.update(GARMINCONNECT, login.user_id, garminconnect_login_error=code)
+        trail.note(login.user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.ATHLETE)
         if code == SignInUnfinished.code:
             _count_apart(login.user_id)
     count_failure("garminconnect", "sign_in", code)

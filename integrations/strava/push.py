@@ -19,22 +19,24 @@ from django.db.models.functions import Coalesce, Greatest
 from django.utils.crypto import constant_time_compare
 from pydantic import ValidationError
 
-from .. import conf
+from .. import conf, providers
 from ..clock import ahead, dated, later, over
 from ..exceptions import (
     ClientRequired,
     IntegrationsError,
+    IntegrationsNotFound,
     ProviderError,
     SecretUnreadable,
     StravaNotLinked,
     StravaRelinkRequired,
 )
 from ..models import PushSubscription, UsersIntegrations
-from ..strava.client import StravaAthlete, StravaSubscription
-from . import _rows, _trail, strava
-from ._rows import database_errors
-from ._single_flight import MAX_BACKOFF
-from .strava_tokens import ask_strava
+from ..models.integrations import STRAVA
+from ..services import _limits, _rows, links, trail
+from ..services._rows import database_errors
+from ..services._single_flight import MAX_BACKOFF
+from ..services.tokens import keeper_of
+from .client import StravaAthlete, StravaClient, StravaSubscription
 
 # Forged events must not use up the app's requests, which Strava counts per quarter of an hour. So
 # each link gets CHECKS_AT_ONCE checks and then one per CHECK_EVERY, and only LINKS_AT_ONCE links
@@ -50,14 +52,28 @@ WAITING_AT_ONCE = 10
 CHECK_AGAIN = timedelta(minutes=10)
 
 
-def is_strava_verify_token(token: str) -> bool:
+def _provider() -> Any:
+    return providers.get("strava")
+
+
+def _verify_token() -> str:
+    """The token that Strava repeats in a push subscription's handshake; "" where none is set."""
+    return str(conf.of_provider("strava", "WEBHOOK_VERIFY_TOKEN"))
+
+
+def _client() -> StravaClient:
+    client: StravaClient = _provider().site_client()
+    return client
+
+
+def is_verify_token(token: str) -> bool:
     """Whether a handshake has the site's verify token; false if the site has none."""
-    expected = conf.strava_webhook_verify_token()
+    expected = _verify_token()
     return bool(expected) and constant_time_compare(token, expected)
 
 
 @database_errors
-def is_strava_webhook(secret: str) -> bool:
+def is_webhook(secret: str) -> bool:
     """Whether a callback's path is the site's, by its last part; "" for the path without a secret,
     which answers until there is a subscription with one.
     """
@@ -72,10 +88,10 @@ def _digest(secret: str) -> str:
 
 
 @database_errors
-def take_strava_revocation(event: Any, secret: str = "") -> int | None:
+def take_revocation_hint(event: Any, secret: str = "") -> int | None:
     """The user whose link is revoked according to an event, if Strava is to be asked now.
 
-    The row notes that a check is due, until confirm_strava_revocation has the answer. None for any
+    The row notes that a check is due, until confirm_revocation has the answer. None for any
     other event, one of another subscription than the one that is known by the path's secret, an
     unknown athlete, and one who was checked too often recently: Strava sends an event up to three
     times, and anybody can send any number. That check is put off.
@@ -131,15 +147,15 @@ def _revoked_athlete_id(event: Any) -> int | None:
 
 
 @database_errors
-def take_due_strava_checks() -> list[int]:
+def take_due_checks() -> list[int]:
     """User ids whose check did not finish, to confirm; each goes to one caller only.
 
     Skips those put off by trouble at Strava, and those whose app must wait for a rate limit. A
     limit of reads does not count: a revocation should not wait until midnight for it. Those who
     were never asked about, or not for the longest time, come first.
     """
-    allowed = strava.own_unlimited()
-    if not strava.site_limited_for():
+    allowed = _limits.own_unlimited(STRAVA)
+    if not _limits.site_limited_for(_provider()):
         allowed |= Q(strava_client_id=None)
     due = UsersIntegrations.objects.filter(
         allowed,
@@ -161,12 +177,12 @@ def take_due_strava_checks() -> list[int]:
 
 
 @database_errors
-def confirm_strava_revocation(user_id: int) -> str:
+def confirm_revocation(user_id: int) -> str:
     """Ask Strava whether a link is still alive, and unlink it here if the athlete has ended it.
 
     Returns "settled" if no check is due, "unlinked", "alive", "not_linked", "relink_required" if
     there is no token to ask with, or the code of an error that left it open: then
-    take_due_strava_checks returns it again.
+    take_due_checks returns it again.
     """
     rows = UsersIntegrations.objects.filter(user_id=user_id)
     due_at = rows.values_list("strava_check_due_at", flat=True).first()
@@ -179,35 +195,50 @@ def confirm_strava_revocation(user_id: int) -> str:
     return outcome
 
 
-def _confirm(user_id: int) -> str:
+def ask_strava(user_id: Any) -> None:
+    """Ask whether a link is alive. Raises what services.refresh_link raises; no line in the
+    trail."""
+    with _provider().named():
+        keeper_of(_provider()).obtain(user_id, asking=True)
+
+
+def _confirm(user_id: Any) -> str:
     try:
         ask_strava(user_id)
     except StravaNotLinked:
         return "not_linked"
     except StravaRelinkRequired as exc:
-        if isinstance(exc.__cause__, SecretUnreadable):
-            return exc.__cause__.code
-        if isinstance(exc.__cause__, ProviderError) and exc.__cause__.provider_status is None:
+        if isinstance(exc.reason, SecretUnreadable):
+            return exc.reason.code
+        if isinstance(exc.reason, ProviderError) and exc.reason.provider_status is None:
             return exc.code  # there was no refresh token, so Strava was not asked
         # Strava's agreement requires deleting its data once access is revoked.
-        with _trail.acting_as("provider"):
-            unlinked = strava.unlink_if_revoked(user_id)
-        return "unlinked" if unlinked else exc.code
+        with trail.acting_as("provider"):
+            return "unlinked" if _unlink_if_dead(user_id) else exc.code
     except IntegrationsError as exc:
         return exc.code
     return "alive"
 
 
+def _unlink_if_dead(user_id: Any) -> bool:
+    """Clear a link that Strava says is dead; leave one that was reconnected meanwhile alone."""
+    dead = Q(strava_relink_required_at__isnull=False, strava_refresh_token__isnull=False)
+    try:
+        return links.unlink(_provider(), user_id, only_if=dead)
+    except IntegrationsNotFound:
+        return False
+
+
 @database_errors
-def create_strava_subscription(callback_url: str) -> int:
+def create_subscription(callback_url: str) -> int:
     """Subscribe the site's app, with a secret at the end of the callback's path; returns the id.
 
     From then on the path without a secret answers no more. Raises what StravaClient raises.
     """
-    token = conf.strava_webhook_verify_token()
+    token = _verify_token()
     if not token:
         raise ClientRequired("STRAVA_WEBHOOK_VERIFY_TOKEN is not set.")
-    client = strava.site_client()
+    client = _client()
     secret = secrets.token_urlsafe(32)
     # First, because Strava calls the path before it answers.
     ours = PushSubscription.objects.create(secret_digest=_digest(secret))
@@ -221,30 +252,30 @@ def create_strava_subscription(callback_url: str) -> int:
 
 
 @database_errors
-def list_strava_subscriptions() -> list[StravaSubscription]:
+def list_subscriptions() -> list[StravaSubscription]:
     """The subscription of the site's app, if it has one, which is then known here."""
-    found = strava.site_client().list_subscriptions()
+    found = _client().list_subscriptions()
     _note_subscriptions((each.id, _secret_of(each.callback_url or "")) for each in found)
     return found
 
 
-def learn_strava_subscription() -> bool:
+def learn_subscription() -> bool:
     """Ask Strava for the site's subscription, if there can be one: it may have been made before it
     was noted here, or elsewhere. Returns whether Strava has answered.
     """
-    if conf.strava_client() is None or not conf.strava_webhook_verify_token():
+    if not _provider().has_site_app() or not _verify_token():
         return False
     try:
-        list_strava_subscriptions()
+        list_subscriptions()
     except IntegrationsError:
         return False  # what is known stays
     return True
 
 
 @database_errors
-def delete_strava_subscriptions() -> list[int]:
+def delete_subscriptions() -> list[int]:
     """Delete the subscription of the site's app; returns the ids that are gone."""
-    client = strava.site_client()
+    client = _client()
     found = [subscription.id for subscription in client.list_subscriptions()]
     for subscription_id in found:
         client.delete_subscription(subscription_id)

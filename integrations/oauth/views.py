@@ -1,41 +1,39 @@
 from __future__ import annotations
 
-from django.contrib import messages
 from django.http import HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
 
-from .. import conf, services, tasks
-from ..exceptions import ClientRequired, IntegrationsError, StravaNotLinked
+from .. import conf, providers, services, tasks
+from ..exceptions import ClientRequired, IntegrationsError
 from ..web import (
     AthleteRequest,
-    asking_first,
     at_most,
     athlete_view,
     done,
     failed,
-    not_needed,
     require_valid,
     send_typed_ahead,
     wants_json,
 )
-from .forms import AuthorizationResponseForm, StravaClientForm
+from .forms import AuthorizationResponseForm, ClientForm
 
 
 @athlete_view
 @require_POST
 @sensitive_post_parameters()
 @at_most(60)
-def connect(request: AthleteRequest) -> HttpResponse:
-    """Send the athlete to Strava's consent page (RFC 6749, section 4.1.1)."""
-    form = StravaClientForm(request.POST)
+def connect(request: AthleteRequest, provider: str) -> HttpResponse:
+    """Send the athlete to the provider's consent page (RFC 6749, section 4.1.1)."""
+    form = ClientForm(request.POST)
     try:
         require_valid(form)
-        authorization = services.begin_strava_authorization(
+        authorization = services.begin_authorization(
             request.user.pk,
-            conf.public_url(reverse("integrations:strava_callback"), request),
+            provider,
+            conf.public_url(reverse(f"integrations:{provider}_callback"), request),
             form.cleaned_data["client_id"],
             form.cleaned_data["client_secret"],
         )
@@ -59,40 +57,19 @@ def connect(request: AthleteRequest) -> HttpResponse:
 
 @athlete_view
 @require_GET
-def callback(request: AthleteRequest) -> HttpResponse:
+def callback(request: AthleteRequest, provider: str) -> HttpResponse:
     """Redirection endpoint of the code grant (RFC 6749, section 3.1.2)."""
     form = AuthorizationResponseForm(request.GET)
     # From here on, no crash page, error mail or access log can show the request's code.
     request.GET, request.META["QUERY_STRING"] = QueryDict(), ""
     try:
-        authorization = services.complete_strava_authorization(request.user.pk, **form.response())
+        authorization = services.complete_authorization(
+            request.user.pk, provider, **form.response()
+        )
     except IntegrationsError as exc:
         return failed(request, exc)
-    if not authorization.repeated:
-        tasks.start_wanted_gear_sync(request.user.pk, "strava")
+    found = providers.get(provider)
+    if found.has_gear and not authorization.repeated:
+        tasks.start_wanted_gear_sync(request.user.pk, provider)
     # The card shows which scopes are missing for as long as they are.
-    return done(request, _("Strava is connected."))
-
-
-@athlete_view
-@asking_first("strava")
-@at_most(30)
-def disconnect(request: AthleteRequest) -> HttpResponse:
-    """Revoke at Strava and forget everything here."""
-    try:
-        revoked = services.disconnect_strava(request.user.pk)
-    except StravaNotLinked as exc:
-        return not_needed(request, exc)
-    except IntegrationsError as exc:
-        return failed(request, exc)
-    if revoked:
-        return done(request, _("Strava is disconnected."))
-    return done(
-        request,
-        _(
-            "Strava is disconnected here and everything stored is deleted, but Strava could not "
-            "be told. To end the access there as well, open strava.com/settings/apps and press "
-            "“Revoke access”."
-        ),
-        level=messages.WARNING,
-    )
+    return done(request, _("%(name)s is connected.") % {"name": found.label})

@@ -1,8 +1,8 @@
-"""Errors of a provider, or of the way to it; the words are for Strava."""
+"""Errors of a provider, or of the way to it. Most are RFC 6749's, section 5.2."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
@@ -13,14 +13,12 @@ from .base import IntegrationsError
 class ProviderError(IntegrationsError):
     """A provider refused, failed or could not be reached.
 
-    `is_permanent` says that asking again with the same input cannot help. `retry_after` is how many
-    seconds to wait before asking again, where known. `provider_status` is the HTTP status of the
-    answer, None if there was none.
+    `retry_after` is how many seconds to wait before asking again, where known. `provider_status` is
+    the HTTP status of the answer, None if there was none.
     """
 
     status_code = 502
     code = "provider_error"
-    is_permanent: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -40,7 +38,7 @@ class ProviderUnavailable(ProviderError):
     status_code = 503
     code = "provider_unavailable"
     default_message = _(
-        "Strava cannot be reached at the moment. Nothing was changed. Please try again later."
+        "%(provider)s cannot be reached at the moment. Nothing was changed. Please try again later."
     )
 
 
@@ -49,7 +47,8 @@ class InvalidProviderReply(ProviderError):
 
     code = "invalid_provider_reply"
     default_message = _(
-        "Strava sent an answer that we could not use. Nothing was changed. Please try again later."
+        "%(provider)s sent an answer that we could not use. Nothing was changed. Please try again "
+        "later."
     )
 
 
@@ -61,20 +60,20 @@ class RateLimited(ProviderError):
 
     status_code = 429
     code = "rate_limited"
-    default_message = _("This Strava app has reached Strava’s limit for now.")
+    default_message = _("This %(provider)s app has reached %(provider)s’s limit for now.")
     reads_only = False
 
     @property
     def user_message(self) -> str:
         if not self.retry_after:
-            return f"{self._message} {_('Please try again later.')}"
+            return f"{super().user_message} {_('Please try again later.')}"
         minutes = max(1, -(-self.retry_after // 60))
         when = ngettext(
             "Please try again in %(minutes)d minute.",
             "Please try again in %(minutes)d minutes.",
             minutes,
         ) % {"minutes": minutes}
-        return f"{self._message} {when}"
+        return f"{super().user_message} {when}"
 
 
 class InvalidGrant(ProviderError):
@@ -82,15 +81,14 @@ class InvalidGrant(ProviderError):
 
     status_code = 400
     code = "invalid_grant"
-    is_permanent = True
     default_message = _(
-        "Strava did not accept the confirmation, perhaps because it took too long. "
-        "Nothing was changed. Press “Connect with Strava” to start again."
+        "%(provider)s did not accept the confirmation, perhaps because it took too long. "
+        "Nothing was changed. Press “Connect with %(provider)s” to start again."
     )
 
 
 class InvalidRefreshToken(InvalidGrant):
-    """The refresh token is dead: Strava's only answer that may end a link."""
+    """The refresh token is dead: the only answer that ends a link."""
 
 
 class InvalidClient(ProviderError):
@@ -99,23 +97,21 @@ class InvalidClient(ProviderError):
 
     status_code = 400
     code = "invalid_client"
-    is_permanent = True
     default_message = _(
-        "Strava does not know this Client ID, or the Client Secret is wrong. "
-        "Compare both with your Strava app’s settings and try again."
+        "%(provider)s does not know this Client ID, or the Client Secret is wrong. "
+        "Compare both with your %(provider)s app’s settings and try again."
     )
 
 
 class SubscriptionRefused(ProviderError):
-    """Strava refused to create this push subscription."""
+    """The provider refused to create this push subscription."""
 
     status_code = 400
     code = "subscription_refused"
-    is_permanent = True
     default_message = _(
-        "Strava did not accept the push subscription. The callback URL has to answer Strava’s "
-        "handshake from the internet, with the site’s STRAVA_WEBHOOK_VERIFY_TOKEN, and an app can "
-        "have one subscription only: `strava_webhook list` shows it."
+        "%(provider)s did not accept the push subscription. The callback URL has to answer "
+        "%(provider)s’s handshake from the internet, with the site’s STRAVA_WEBHOOK_VERIFY_TOKEN, "
+        "and an app can have one subscription only: `strava_webhook list` shows it."
     )
 
 
@@ -123,39 +119,39 @@ class SiteClientRejected(InvalidClient):
     """InvalidClient for the site's own app, which the athlete cannot fix."""
 
     default_message = _(
-        "Strava does not accept this site’s own Strava app at the moment. It is not your fault, "
-        "and your connection is kept. Whoever runs this site has to fix it."
+        "%(provider)s does not accept this site’s own %(provider)s app at the moment. It is not "
+        "your fault, and your connection is kept. Whoever runs this site has to fix it."
     )
 
 
 class SiteClientChanged(SiteClientRejected):
-    """The site has another Strava app now: a link works only with the app that made it."""
+    """The site has another app now: a link works only with the app that made it."""
 
     code = "client_changed"
-    default_message = _("This site now uses another Strava app. Reconnect Strava to go on.")
+    default_message = _(
+        "This site now uses another %(provider)s app. Reconnect %(provider)s to go on."
+    )
 
 
 class ApplicationInactive(ProviderError):
-    """The Strava app is inactive: its owner has no Strava subscription."""
+    """The app is inactive: its owner has no subscription."""
 
     status_code = 403
     code = "application_inactive"
-    is_permanent = True
     default_message = _(
-        "This Strava app is inactive. Its owner needs a Strava subscription and has to "
-        "reactivate the app in Strava’s API settings. Then try again."
+        "This %(provider)s app is inactive. Its owner needs a %(provider)s subscription and has to "
+        "reactivate the app in %(provider)s’s API settings. Then try again."
     )
 
 
 class AthleteLimitReached(ProviderError):
-    """The Strava app has reached its limit of athletes."""
+    """The app has reached its limit of athletes."""
 
     status_code = 403
     code = "athlete_limit"
-    is_permanent = True
     default_message = _(
-        "This Strava app has as many athletes as Strava allows, so you could not be "
-        "added. Nothing was changed. Whoever owns the app can ask Strava for more."
+        "This %(provider)s app has as many athletes as %(provider)s allows, so you could not be "
+        "added. Nothing was changed. Whoever owns the app can ask %(provider)s for more."
     )
 
 
@@ -164,8 +160,18 @@ class TokenRejected(ProviderError):
 
     status_code = 409
     code = "token_rejected"
-    is_permanent = True
-    default_message = _("Strava did not let us in. Please reconnect Strava.")
+    default_message = _("%(provider)s did not let us in. Please reconnect %(provider)s.")
+
+
+class ConsentRequired(ProviderError):
+    """The provider wants the person to accept its own terms first."""
+
+    status_code = 403
+    code = "consent_required"
+    default_message = _(
+        "%(provider)s wants you to accept its terms first. Sign in to your %(provider)s account, "
+        "accept what it asks there, and connect again."
+    )
 
 
 class ScopeMissing(ProviderError):
@@ -173,10 +179,9 @@ class ScopeMissing(ProviderError):
 
     status_code = 409
     code = "scope_missing"
-    is_permanent = True
     default_message = _(
-        "Strava does not show your bikes and shoes without the permission for your full profile. "
-        "Reconnect and leave it checked."
+        "%(provider)s does not show your bikes and shoes without the permission for your full "
+        "profile. Reconnect and leave it checked."
     )
 
 
@@ -185,5 +190,4 @@ class GearNotFound(ProviderError):
 
     status_code = 404
     code = "gear_not_found"
-    is_permanent = True
-    default_message = _("Strava no longer knows this gear.")
+    default_message = _("%(provider)s no longer knows this gear.")

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from django.db.models import Q
 from django.db.models.functions import Now
 
 from .. import conf, ending
 from ..clock import later
-from ..exceptions import IntegrationsNotFound
-from ..models import Gear, LinkEvent, UsersIntegrations
-from . import _rows
+from ..models import LinkEvent
 from ._rows import database_errors
 
 Actor = LinkEvent.Actor
@@ -63,28 +60,6 @@ def note(
         actor_user_id=acting.user_id,
         at=Now(),
     )
-
-
-def unlink(
-    user_id: int, provider: str, code: str = "", only_if: Q | None = None, **columns: Any
-) -> bool:
-    """Clear a link, delete its gear and note this in the trail: all or nothing.
-
-    Returns whether there was a link. Without one, the other columns are cleared and nothing is
-    noted. Raises IntegrationsNotFound if the user has no integrations row for which `only_if` is
-    true.
-    """
-    rows = UsersIntegrations.objects.filter(user_id=user_id)
-    columns = _rows.anew_columns(provider) | _rows.unsynced_columns(provider) | columns
-    with _rows.atomic():
-        # Locked, so that the second of two calls finds nothing left.
-        linked = _rows.lock_row(user_id).is_linked(provider)
-        if not rows.filter(only_if or Q()).update(**columns):
-            raise IntegrationsNotFound
-        Gear.objects.filter(user_id=user_id, provider=provider).delete()
-        if linked:
-            note(user_id, provider, Event.UNLINKED, code)
-    return linked
 
 
 @database_errors

@@ -14,8 +14,8 @@ from ..forms import TypedField, plain
 _VISIBLE = r"\A[\x21-\x7e]+\Z"
 
 
-class StravaClientForm(forms.Form):
-    """The athlete's own Strava app; both fields or neither.
+class ClientForm(forms.Form):
+    """The athlete's own app; both fields or neither.
 
     The Client ID goes into a URL, and so into the browser's history: nothing that could be a secret
     may get there.
@@ -36,7 +36,7 @@ class StravaClientForm(forms.Form):
             ),
             RegexValidator(
                 r"\A[0-9]+\Z",
-                _("The Client ID is a number. Copy it from your Strava app’s settings."),
+                _("The Client ID is a number. Copy it from your app’s settings."),
             ),
         ],
     )
@@ -45,13 +45,13 @@ class StravaClientForm(forms.Form):
         required=False,
         validators=[
             MaxLengthValidator(
-                255, _("This is too long for a Client Secret. Copy it again from Strava.")
+                255, _("This is too long for a Client Secret. Copy it again from there.")
             ),
             RegexValidator(
                 _VISIBLE,
                 _(
                     "This is not a Client Secret: it has only letters and digits, and no spaces. "
-                    "Copy it again from Strava."
+                    "Copy it again from there."
                 ),
             ),
         ],
@@ -64,9 +64,9 @@ class StravaClientForm(forms.Form):
 
 
 class AuthorizationResponseForm(forms.Form):
-    """The parameters of Strava's redirect (RFC 6749, sections 4.1.2 and 4.1.2.1)."""
+    """The parameters of a provider's redirect (RFC 6749, sections 4.1.2 and 4.1.2.1)."""
 
-    state = forms.CharField(max_length=255, validators=[RegexValidator(_VISIBLE)])
+    state = forms.CharField(max_length=255, required=False, validators=[RegexValidator(_VISIBLE)])
     code = forms.CharField(max_length=1024, required=False, validators=[RegexValidator(_VISIBLE)])
     scope = forms.CharField(max_length=1024, required=False)
     error = forms.CharField(max_length=255, required=False)
@@ -80,7 +80,11 @@ class AuthorizationResponseForm(forms.Form):
             raise InvalidInput
         if not self.is_valid():
             raise InvalidState if "state" in self.errors else InvalidInput
+        # Some providers say that the athlete has denied access, but not in which attempt.
+        if not self.cleaned_data["state"] and not self.cleaned_data["error"]:
+            raise InvalidState
         given = {name: value or None for name, value in self.cleaned_data.items()}
+        given["state"] = self.cleaned_data["state"]
         # Missing, it means all that was requested (RFC 6749, section 5.1); empty, nothing.
         given["scope"] = self.cleaned_data["scope"] if "scope" in self.data else None
         return given

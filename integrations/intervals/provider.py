@@ -1,0 +1,54 @@
+"""Intervals.icu, by its API v1.
+
+Source: https://forum.intervals.icu/t/intervals-icu-oauth-support/2759
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from ..exceptions import InvalidProviderReply, ProviderError, ScopeMissing
+from ..gear import clean_text
+from ..links import Account
+from ..oauth.client import OAuthClient, Tokens, is_call
+from ..oauth.provider import OAuthProvider
+
+
+class IntervalsClient(OAuthClient):
+    def error_for(self, response: Any) -> ProviderError:
+        status = response.status_code
+        if status == 404 and not is_call(response):  # "Client and/or secret not found"
+            return self.invalid_client(status)
+        if status == 403 and is_call(response):
+            return ScopeMissing(provider_status=status)
+        return super().error_for(response)
+
+
+class Intervals(OAuthProvider):
+    """Tokens neither expire nor are they refreshed: only a call tells that one was revoked."""
+
+    name = "intervals"
+    label = "Intervals.icu"
+    client_class = IntervalsClient
+    authorize_url = "https://intervals.icu/oauth/authorize"
+    token_url = "https://intervals.icu/api/oauth/token"
+    revoke_url = "https://intervals.icu/api/v1/disconnect-app"
+    api_url = "https://intervals.icu/api/v1"
+    scopes = ("ACTIVITY:READ",)
+    scope_separator = ","
+    account_page = "https://intervals.icu/settings"
+
+    def identify(self, client: Any, tokens: Tokens) -> Account:
+        said = tokens.answer.get("athlete")
+        if not isinstance(said, dict) or not isinstance(said.get("id"), str | int):
+            raise InvalidProviderReply
+        name = said.get("name")
+        return Account(str(said["id"])[:255], clean_text(name if isinstance(name, str) else ""))
+
+    def check(self, client: Any, row: Any) -> None:
+        with suppress(ScopeMissing):  # it wants SETTINGS:READ, but only of a token that lives
+            client.call("GET", self.api("/athlete/0"), self.read(row))
+
+    def revoke_with(self, client: Any, row: Any) -> None:
+        client.call("DELETE", client.endpoints.revoke_url, self.read(row))

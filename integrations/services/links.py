@@ -1,0 +1,162 @@
+"""Writing links, and ending them: here, and at their providers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from django.db import IntegrityError
+from django.db.models import Case, F, Q, Value, When
+
+from ..exceptions import (
+    AthleteAlreadyLinked,
+    IntegrationsError,
+    IntegrationsNotFound,
+    InvalidState,
+    TokenRejected,
+)
+from ..links import Account, Home, Provider
+from ..metrics import count_failure
+from ..models import Gear
+from ..signals import account_linked, account_unlinked
+from . import _rows, trail
+from ._providers import of_provider
+from .trail import Event
+
+logger = logging.getLogger("integrations.links")
+
+
+def write_link(
+    provider: Provider,
+    user_id: Any,
+    values: Callable[[Any], dict[str, Any]],
+    account: Account | None = None,
+    *,
+    exchanging: str = "",
+    actor: str | None = None,
+) -> Any:
+    """Write a new link and its health, then tell host projects; returns the row that it replaced.
+
+    `values` computes what to write from that row, as Link names it. If the account changes, the old
+    link's gear and granted scopes are deleted with it.
+
+    Raises IntegrationsNotFound if there is no row, AthleteAlreadyLinked if another user has linked
+    the account, InvalidState if the exchange that `exchanging` names was overtaken: the athlete has
+    disconnected or started anew meanwhile.
+    """
+    home = provider.home
+    try:
+        with _rows.atomic():  # a savepoint where a caller's transaction is open
+            replaced = _rows.lock_row(home, user_id)
+            if exchanging and home.get(replaced, "exchanging_state") != exchanging:
+                raise InvalidState
+            columns = _rows.anew_columns(home) | home.columns(**values(replaced))
+            if account is not None:
+                known = home.get(replaced, "account_id")
+                if known is not None and str(known) != account.id:
+                    Gear.objects.filter(user_id=user_id, provider=provider.name).delete()
+                    forgotten = {"scope": "", "account_name": "", **_rows.UNSYNCED}
+                    columns = home.columns(**forgotten) | columns
+                columns |= home.columns(account_id=account.id)
+                if account.name:
+                    columns |= home.columns(account_name=account.name)
+            _rows.update(home, user_id, **columns)
+            event = Event.RELINKED if home.is_linked(replaced) else Event.LINKED
+            trail.note(user_id, provider.name, event, actor=actor)
+    except IntegrityError as exc:
+        raise AthleteAlreadyLinked from exc
+    _rows.send_after_commit(account_linked, user_id, provider.name)
+    return replaced
+
+
+def unlink(provider: Provider, user_id: Any, code: str = "", only_if: Q | None = None) -> bool:
+    """Clear a link, delete its gear and note this in the trail: all or nothing.
+
+    Returns whether there was a link. Without one, the other columns are cleared and nothing is
+    noted. Raises IntegrationsNotFound if the user has no row for which `only_if` is true.
+    """
+    home = provider.home
+    columns = {home.column(name): _empty(field) for name, field in home.fields.items()}
+    if provider.limits_apps:
+        # The site's app is limited as before, whoever has run into it.
+        columns |= _kept_limit(home)
+    for name in ("provider", "created_at"):
+        columns.pop(name, None)
+    with _rows.atomic():
+        # Locked, so that the second of two calls finds nothing left.
+        linked = home.is_linked(_rows.lock_row(home, user_id))
+        if not home.of(user_id).filter(only_if or Q()).update(**columns):
+            raise IntegrationsNotFound
+        Gear.objects.filter(user_id=user_id, provider=provider.name).delete()
+        if linked:
+            trail.note(user_id, provider.name, Event.UNLINKED, code)
+            _rows.send_after_commit(account_unlinked, user_id, provider.name)
+    return linked
+
+
+def _empty(field: Any) -> Any:
+    return field.get_default() if not field.null or field.has_default() else None
+
+
+def _kept_limit(home: Home) -> dict[str, Any]:
+    until = home.column("limited_until")
+    kept: Any = F(until)
+    if home.has("client_id"):
+        kept = Case(When(home.q(client_id=None), then=kept), default=Value(None))
+    return {until: kept, home.column("limited_reads"): F(home.column("limited_reads"))}
+
+
+@of_provider
+def disconnect(user_id: Any, provider: Provider) -> bool:
+    """Revoke a link at its provider, then clear it here, with any attempt to link under way.
+
+    Returns whether the provider confirmed. If it did not, everything is still cleared here, and the
+    athlete has to end the access at the provider.
+
+    Raises UnknownProvider, and NotLinked if there was neither.
+    """
+    if provider.revokes:
+        _rows.require_autocommit()
+    home = provider.home
+    canceled = revoked = False
+    while True:
+        try:
+            row = _rows.get_row(home, user_id)
+        except IntegrationsNotFound:
+            raise provider.not_linked from None
+        guard = provider.guard(row)
+        linked = home.is_linked(row) or home.has_secret(row, guard)
+        if linked and provider.revokes:
+            with suppress(IntegrationsNotFound):  # deleted at this moment
+                _rows.require_writes(home, user_id)
+            revoked = revoke_row(provider, row)
+        code = "not_revoked" if linked and provider.revokes and not revoked else ""
+        # A refresh may have stored new tokens meanwhile, which have to be revoked, too. A later one
+        # finds no link and revokes its own.
+        unchanged = home.q(**{guard: home.sealed(row, guard)})
+        with suppress(IntegrationsNotFound), _rows.atomic():
+            # First, in the same order as a sign-in that ends, or the two could deadlock.
+            canceled |= provider.cancel(user_id)
+            unlink(provider, user_id, code, unchanged)
+            break
+    if not (linked or canceled):
+        raise provider.not_linked
+    return revoked
+
+
+def revoke_row(provider: Provider, row: Any) -> bool:
+    """Revoke a row's grant at its provider, as the app that it was given to; returns whether the
+    provider confirmed."""
+    try:
+        provider.revoke(row)
+    except IntegrationsError as exc:
+        # The provider has ended it already.
+        if isinstance(exc, TokenRejected) and provider.home.has_ended(row):
+            return True
+        count_failure(provider.name, "revoke", exc.code)
+        event = {"event": f"{provider.name}.not_revoked", "user_id": row.user_id}
+        logger.warning("%s link not revoked: %s", provider.label, exc.code, extra=event)
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""Wahoo, by its Cloud API v1.
+
+Source: https://cloud-api.wahooligan.com
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+
+from ..exceptions import (
+    InvalidProviderReply,
+    InvalidRefreshToken,
+    ProviderError,
+    ProviderUnavailable,
+)
+from ..gear import clean_text
+from ..links import Account, Refreshed
+from ..oauth.client import OAuthClient, Tokens, error_code, is_call
+from ..oauth.provider import OAuthProvider, Scope
+
+
+class TooManyTokens(ProviderUnavailable):
+    """Ten tokens of this person are unrevoked: it says nothing about the grant."""
+
+
+class WahooClient(OAuthClient):
+    def error_for(self, response: Any) -> ProviderError:
+        status, code = response.status_code, error_code(response)
+        if status == 400 and not is_call(response):
+            if code.startswith("Too many unrevoked"):
+                return TooManyTokens(provider_status=status)
+            is_page = response.content.lstrip().startswith(b"<")
+            if not code and not is_page and b"refresh_token=" in (response.request.body or b""):
+                # Dead refresh tokens may be answered without a word.
+                return InvalidRefreshToken(provider_status=status)
+        return super().error_for(response)
+
+
+class Wahoo(OAuthProvider):
+    """Refreshed tokens end the former ones only at their first use, and a person may have ten at
+    most. So each is used once, after it was stored."""
+
+    name = "wahoo"
+    label = "Wahoo"
+    client_class = WahooClient
+    authorize_url = "https://api.wahooligan.com/oauth/authorize"
+    token_url = "https://api.wahooligan.com/oauth/token"
+    revoke_url = "https://api.wahooligan.com/v1/permissions"
+    api_url = "https://api.wahooligan.com/v1"
+    scopes = ("user_read", "workouts_read", "offline_data")
+    known_scopes = {
+        "user_read": Scope(_("See who you are"), _("this site cannot tell whose account it is")),
+        "workouts_read": Scope(_("See your workouts"), _("your workouts cannot be read")),
+        "offline_data": Scope(_("Read while you are away"), _("the connection ends after hours")),
+    }
+    account_page = "https://www.wahooligan.com"
+
+    def identify(self, client: Any, tokens: Tokens) -> Account:
+        said = client.read(self._user(client, tokens.access_token))
+        if not isinstance(said.get("id"), int) or isinstance(said["id"], bool):
+            raise InvalidProviderReply
+        names = (said.get(each) for each in ("first", "last"))
+        name = clean_text(" ".join(each for each in names if isinstance(each, str)))
+        return Account(str(said["id"]), name)
+
+    def refresh(self, row: Any) -> Refreshed[str]:
+        try:
+            return super().refresh(row)
+        except TooManyTokens:
+            self.used(row, self.read(row))  # which ends those before it
+            raise
+
+    def used(self, row: Any, token: str) -> None:
+        self._user(self.client_for(row), token)
+
+    def revoke_with(self, client: Any, row: Any) -> None:
+        # Only a live token can.
+        token = self.read(row)
+        if not self.is_fresh(row):
+            token = client.refresh_access_token(self.home.get(row, "refresh_token")).access_token
+        client.call("DELETE", client.endpoints.revoke_url, token)
+
+    def _user(self, client: Any, token: str) -> Any:
+        return client.call("GET", self.api("/user"), token)
