@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.urls import URLPattern, path
 
+from ..oauth import authorize
 from ..provider import View
 from . import api, oauth, push
 from .demo import (
@@ -65,7 +66,7 @@ class Strava(StravaState):
 
     def urlpatterns(self) -> list[URLPattern]:
         view: dict[str, View] = {
-            "authorize": oauth.authorize,
+            "authorize": authorize,
             "token": oauth.token,
             "revoke": oauth.revoke,
             "deauthorize": oauth.deauthorize,
@@ -91,11 +92,6 @@ class Strava(StravaState):
 
     def canned(self, fault: str) -> HttpResponse:
         return canned(fault)
-
-    def describe(self, request: HttpRequest) -> dict[str, Any]:
-        grant_type = request.POST.get("grant_type") or request.GET.get("grant_type")
-        client_id = request.POST.get("client_id") or request.GET.get("client_id")
-        return {"grant_type": grant_type, "client_id": client_id}
 
     def send_event(
         self,
@@ -131,60 +127,10 @@ class Strava(StravaState):
         return self.send_event(athlete_id, client_id, updates={"authorized": "false"})
 
     def controls(self) -> Mapping[str, Callable[..., object]]:
-        def grant(athlete_id: int, **fields: Any) -> object:
-            return {"code": self.grant(athlete_id, **fields)}
-
-        def tokens(athlete_id: int, **fields: Any) -> object:
-            return self.issue_tokens(athlete_id, **fields)
-
-        def expire(athlete_id: int, **fields: Any) -> object:
-            return {"expired": self.expire(athlete_id, **fields)}
-
         def revoke(athlete_id: int, **fields: Any) -> object:
             return {"event": self.revoke_as_athlete(athlete_id, **fields)}
 
         def event(athlete_id: int, **fields: Any) -> object:
             return {"event": self.send_event(athlete_id, **fields)}
 
-        def athlete(athlete_id: int, **fields: Any) -> object:
-            return {"athlete_id": self.add_athlete(athlete_id, **fields).id}
-
-        def app(client_id: str, **fields: Any) -> object:
-            return self.edit_app(client_id, **fields).public()
-
-        def alive(token: str) -> object:
-            return {"alive": self.is_alive(token)}
-
-        def lifetime(seconds: int) -> object:
-            self.token_lifetime = int(seconds)
-            return {"token_lifetime": self.token_lifetime}
-
-        return {
-            "grant": grant,
-            "tokens": tokens,
-            "expire": expire,
-            "revoke": revoke,
-            "event": event,
-            "athlete": athlete,
-            "app": app,
-            "alive": alive,
-            "lifetime": lifetime,
-        }
-
-    def overview(self) -> dict[str, Any]:
-        with self._lock:
-            return {
-                "apps": [app.public() for app in self.apps.values()],
-                "athletes": [
-                    {
-                        "id": athlete.id,
-                        "name": athlete.full_name,
-                        "bikes": len(athlete.bikes),
-                        "shoes": len(athlete.shoes),
-                    }
-                    for athlete in list(self.athletes.values())[:50]
-                ],
-                "counts": self.counts(),
-                "token_lifetime": self.token_lifetime,
-                "violations": self.violations,
-            }
+        return {**super().controls(), "revoke": revoke, "event": event}

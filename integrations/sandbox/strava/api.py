@@ -10,11 +10,12 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
+from ..oauth import Pair, bearer_token
 from ..provider import Refusal
 from . import errors
 from .demo import Athlete, Gear
-from .params import bearer_token, flag_secrets_in_query
-from .state import Pair, StravaState
+from .params import flag_secrets_in_query
+from .state import StravaState
 
 _SUMMARY = ("id", "primary", "name", "distance", "retired")
 
@@ -23,8 +24,7 @@ def _limited(
     strava: StravaState, request: HttpRequest, view: Callable[[Pair, Athlete], dict[str, Any]]
 ) -> HttpResponse:
     """Answer for a token's owner; the headers say how much of the limits is used."""
-    if request.method not in ("GET", "HEAD"):
-        raise errors.method_not_allowed()
+    strava.allow(request, "GET", "HEAD")
     flag_secrets_in_query(strava, request)
     # A token in the query or the form is ignored.
     pair = strava.find_access_token(bearer_token(request))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from .. import oauth
 
 #: The app that a site registers for all its users. The secrets are good nowhere else.
 CLIENT_ID = "10001"
@@ -24,45 +27,34 @@ DANA = 5_000_000_004
 
 Gear = dict[str, Any]
 
+_LOCAL = frozenset({"localhost", "127.0.0.1"})
+
 
 @dataclass
-class App:
+class App(oauth.App):
     """An API application as registered at Strava.
 
     `athlete_limit` counts connected athletes; None is no limit.
     """
 
-    client_id: str
-    client_secret: str
-    name: str
     callback_domain: str
     active: bool = True
     athlete_limit: int | None = None
 
-    def public(self) -> dict[str, Any]:
-        return {
-            "client_id": self.client_id,
-            "client_secret": self.client_secret,  # invented: people copy it off the index page
-            "name": self.name,
-            "callback_domain": self.callback_domain,
-            "active": self.active,
-            "athlete_limit": self.athlete_limit,
-        }
+    def allows(self, redirect_uri: str, host: str) -> bool:
+        domain = self.callback_domain.lower()
+        return host in _LOCAL or host == domain or host.endswith(f".{domain}")
 
 
 @dataclass
-class Athlete:
+class Athlete(oauth.Athlete):
     """A person at Strava. Gear is kept in full; `/athlete` shows a part of it."""
 
-    id: int
-    firstname: str
-    lastname: str
-    bikes: list[Gear] = field(default_factory=list)
-    shoes: list[Gear] = field(default_factory=list)
+    bikes: Sequence[Gear] = ()
+    shoes: Sequence[Gear] = ()
 
-    @property
-    def full_name(self) -> str:
-        return f"{self.firstname} {self.lastname}".strip()
+    def traits(self) -> list[str]:
+        return [f"{len(self.bikes)} bikes", f"{len(self.shoes)} pairs of shoes"]
 
     def summary(self, resource_state: int = 2) -> dict[str, Any]:
         """The SummaryAthlete of the code grant, and the base of the detailed one."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 from django.http import HttpRequest
 
+from ..oauth.params import one
 from .demo import App
 from .errors import bad_request, wrong_client
 from .state import StravaState
 
-_LONGEST = 4096
 # Not `code` or `state`: their place is the query of the redirect.
 _SECRETS = ("client_secret", "refresh_token", "token", "access_token")
 
@@ -22,11 +19,8 @@ def parameter(request: HttpRequest, name: str, resource: str = "Request") -> str
     Raises Refusal (400) if it comes twice (parsers differ on that), if it has control characters,
     or if it is absurdly long.
     """
-    values = request.POST.getlist(name) + request.GET.getlist(name)
-    if not values:
-        return ""
-    value = str(values[0])
-    if len(values) > 1 or len(value) > _LONGEST or not value.isprintable():
+    value = one(request.POST.getlist(name) + request.GET.getlist(name))
+    if value is None:
         raise bad_request(resource, name)
     return value
 
@@ -51,22 +45,3 @@ def authenticate_client(strava: StravaState, request: HttpRequest) -> App:
     if parameter(request, "client_secret", "Application") != app.client_secret:
         raise wrong_client()
     return app
-
-
-def basic_client(strava: StravaState, request: HttpRequest) -> App | None:
-    """The app of HTTP Basic credentials, or None."""
-    method, _, value = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    if method.lower() != "basic":
-        return None
-    try:
-        decoded = base64.b64decode(value.strip(), validate=True).decode()
-    except (binascii.Error, ValueError):
-        return None
-    client_id, _, client_secret = decoded.partition(":")
-    app = strava.apps.get(client_id)
-    return app if app is not None and app.client_secret == client_secret else None
-
-
-def bearer_token(request: HttpRequest) -> str:
-    method, _, value = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    return value.strip() if method.lower() == "bearer" else ""
