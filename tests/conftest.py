@@ -25,8 +25,14 @@ from django.utils import timezone
 from integrations import services
 from integrations.models import UsersIntegrations
 from integrations.sandbox import Sandbox
+from integrations.sandbox import intervals as intervals_sandbox
+from integrations.sandbox import polar as polar_sandbox
+from integrations.sandbox import wahoo as wahoo_sandbox
 from integrations.sandbox.garmin import Garmin, hook
+from integrations.sandbox.intervals import Intervals
+from integrations.sandbox.polar import Polar
 from integrations.sandbox.strava import ALICE, CLIENT_ID, CLIENT_SECRET, Strava
+from integrations.sandbox.wahoo import Wahoo
 from integrations.strava.client import StravaTokens
 
 # Whoever runs the tests in the background has them ignore Ctrl-C, and so would their processes.
@@ -91,6 +97,42 @@ def strava(sandbox: Sandbox, settings: Any) -> Strava:
     settings.STRAVA_CLIENT_ID = CLIENT_ID
     settings.STRAVA_CLIENT_SECRET = CLIENT_SECRET
     return sandbox.strava
+
+
+@pytest.fixture
+def polar(sandbox: Sandbox, settings: Any) -> Polar:
+    """Polar, with a site that has a client of its own there."""
+    settings.POLAR_AUTHORIZE_URL = f"{sandbox.url}/polar/oauth2/authorization"
+    settings.POLAR_TOKEN_URL = f"{sandbox.url}/polar/v2/oauth2/token"
+    settings.POLAR_REVOKE_URL = f"{sandbox.url}/polar/v3/users"
+    settings.POLAR_API_URL = f"{sandbox.url}/polar/v3"
+    settings.POLAR_CLIENT_ID = polar_sandbox.CLIENT_ID
+    settings.POLAR_CLIENT_SECRET = polar_sandbox.CLIENT_SECRET
+    return sandbox.polar
+
+
+@pytest.fixture
+def wahoo(sandbox: Sandbox, settings: Any) -> Wahoo:
+    """Wahoo, with a site that has an app of its own there."""
+    settings.WAHOO_AUTHORIZE_URL = f"{sandbox.url}/wahoo/oauth/authorize"
+    settings.WAHOO_TOKEN_URL = f"{sandbox.url}/wahoo/oauth/token"
+    settings.WAHOO_REVOKE_URL = f"{sandbox.url}/wahoo/v1/permissions"
+    settings.WAHOO_API_URL = f"{sandbox.url}/wahoo/v1"
+    settings.WAHOO_CLIENT_ID = wahoo_sandbox.CLIENT_ID
+    settings.WAHOO_CLIENT_SECRET = wahoo_sandbox.CLIENT_SECRET
+    return sandbox.wahoo
+
+
+@pytest.fixture
+def intervals(sandbox: Sandbox, settings: Any) -> Intervals:
+    """Intervals.icu, with a site that has an app of its own there."""
+    settings.INTERVALS_AUTHORIZE_URL = f"{sandbox.url}/intervals/oauth/authorize"
+    settings.INTERVALS_TOKEN_URL = f"{sandbox.url}/intervals/api/oauth/token"
+    settings.INTERVALS_REVOKE_URL = f"{sandbox.url}/intervals/api/v1/disconnect-app"
+    settings.INTERVALS_API_URL = f"{sandbox.url}/intervals/api/v1"
+    settings.INTERVALS_CLIENT_ID = intervals_sandbox.CLIENT_ID
+    settings.INTERVALS_CLIENT_SECRET = intervals_sandbox.CLIENT_SECRET
+    return sandbox.intervals
 
 
 @pytest.fixture

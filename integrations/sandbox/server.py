@@ -34,8 +34,11 @@ from django.urls.resolvers import RegexPattern
 from . import control
 from .faults import ConnectionClosed, ConnectionReset
 from .garmin import Garmin
+from .intervals import Intervals
+from .polar import Polar
 from .provider import Provider
 from .strava import Strava
+from .wahoo import Wahoo
 
 logger = logging.getLogger(__name__)
 
@@ -236,8 +239,12 @@ class Sandbox:
         # Event.wait is a sleep that ends when the sandbox stops.
         self.strava = Strava(token_lifetime=token_lifetime, clock=clock, sleep=self._stopping.wait)
         self.garmin = Garmin(clock=clock, sleep=self._stopping.wait)
+        self.polar = Polar(clock=clock, sleep=self._stopping.wait)
+        self.wahoo = Wahoo(clock=clock, sleep=self._stopping.wait)
+        self.intervals = Intervals(clock=clock, sleep=self._stopping.wait)
         self.providers: dict[str, Provider] = {
-            provider.name: provider for provider in (self.strava, self.garmin)
+            provider.name: provider
+            for provider in (self.strava, self.garmin, self.polar, self.wahoo, self.intervals)
         }
         patterns = [*control.urlpatterns(self.providers)]
         for provider in self.providers.values():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 from ..pages import page
 from .params import one
-from .state import OAuthState
+
+if TYPE_CHECKING:
+    from .state import OAuthState
 
 
 def authorize(provider: OAuthState[Any, Any], request: HttpRequest) -> HttpResponse:

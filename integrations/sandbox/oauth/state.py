@@ -14,15 +14,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from ..provider import Provider, Refusal
-from .params import fields, oauth_error
+from . import consent
+from .params import bearer_token, fields, oauth_error
 
 AthleteId = int | str
 
 #: Hosts that need no registration. "testserver" is the host of Django's test client.
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "testserver"})
+
+# Not `state`: its place is the query of the redirect.
+_SECRETS = ("client_secret", "code", "refresh_token", "token", "access_token")
 
 
 @dataclass
@@ -86,7 +90,10 @@ class Code:
 
 @dataclass(eq=False)
 class Pair:
-    """An access token and the refresh token that came with it, if the provider has any."""
+    """An access token and the refresh token that came with it, if the provider has any.
+
+    `before` is a pair that ends when this one is used first, where the provider rotates so late.
+    """
 
     athlete_id: Any
     client_id: str
@@ -95,6 +102,8 @@ class Pair:
     refresh_token: str
     created_at: float
     expires_at: float
+    used: bool = False
+    before: Pair | None = None
 
 
 class OAuthState[P: App, A: Athlete](Provider):
@@ -163,6 +172,10 @@ class OAuthState[P: App, A: Athlete](Provider):
 
     def bad_request(self, field: str) -> Refusal:
         """What is refused at the consent page: nobody is sent anywhere."""
+        return oauth_error(400, "invalid_request", f"{field} is missing or wrong")
+
+    def bad_token(self) -> Refusal:
+        """What the API says to a token that is unknown, expired or revoked."""
         raise NotImplementedError
 
     def asked(self, scope: str) -> tuple[str, ...]:
@@ -391,6 +404,9 @@ class OAuthState[P: App, A: Athlete](Provider):
 
     # For the views
 
+    def authorize(self, request: HttpRequest) -> HttpResponse:
+        return consent.authorize(self, request)
+
     def allow(self, request: HttpRequest, *methods: str) -> None:
         if request.method not in methods:
             raise self.method_not_allowed()
@@ -415,6 +431,22 @@ class OAuthState[P: App, A: Athlete](Provider):
         with self._lock:
             if len(self._violations) < 1000:
                 self._violations.append(text)
+
+    def refuse_secrets_in_query(self, request: HttpRequest) -> None:
+        """Raise Refusal (400) for secrets in a URL, which every log on the way would keep."""
+        names = [name for name in _SECRETS if name in request.GET]
+        if names:
+            self.note_violation(
+                f"{request.method} {request.path_info}: {', '.join(names)} in the query"
+            )
+            raise self.bad_request(names[0])
+
+    def token_of(self, request: HttpRequest) -> Pair:
+        """The live token in the Authorization header. Raises Refusal for a bad one."""
+        pair = self.find_access_token(bearer_token(request))
+        if pair is None:
+            raise self.bad_token()
+        return pair
 
     def find_code(self, code: str, client_id: str) -> tuple[Code | None, bool]:
         """Spend a code. The flag says whether it was valid: in time and used for the first time."""

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 from django.http import HttpResponse
 from django.urls import URLPattern, path
 
-from ..oauth import authorize
 from ..provider import View
 from . import api, oauth, push
 from .demo import (
@@ -66,7 +65,6 @@ class Strava(StravaState):
 
     def urlpatterns(self) -> list[URLPattern]:
         view: dict[str, View] = {
-            "authorize": authorize,
             "token": oauth.token,
             "revoke": oauth.revoke,
             "deauthorize": oauth.deauthorize,
@@ -74,9 +72,9 @@ class Strava(StravaState):
             "gear": api.gear,
             "push_subscriptions": push.push_subscriptions,
         }
-        at = {name: self.endpoint(name, partial(view[name], self)) for name in self.endpoints}
+        at = {name: self.endpoint(name, partial(view[name], self)) for name in view}
         return [
-            path("oauth/authorize", at["authorize"]),
+            path("oauth/authorize", self.endpoint("authorize", self.authorize)),
             path("oauth/token", at["token"]),
             path("oauth/revoke", at["revoke"]),
             path("oauth/deauthorize", at["deauthorize"]),
