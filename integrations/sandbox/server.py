@@ -1,8 +1,8 @@
 """The sandbox as an HTTP server on loopback.
 
-One thread per connection, HTTP/1.1 with keep-alive. Requests become Django's
-WSGIRequest and answers Django's HttpResponse, but no middleware, database or
-setting of the project is involved.
+Django's threaded server carries it: one thread per connection, HTTP/1.1 with
+keep-alive. Requests become Django's WSGIRequest and answers Django's
+HttpResponse, but no middleware, database or setting of the project is involved.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable
-from http import HTTPStatus
-from io import BytesIO
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
-from wsgiref import simple_server
+from wsgiref.types import StartResponse, WSGIApplication
 
 from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.core.handlers.wsgi import WSGIRequest
+from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.http import HttpResponse, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
@@ -59,17 +58,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
-    daemon_threads = True
+class _Server(ThreadedWSGIServer):
     request_queue_size = 128
     # A second sandbox on the same port should fail, not share its calls.
     allow_reuse_port = False
 
-    def __init__(self, address: tuple[str, int], sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
+    def __init__(self, address: tuple[str, int], app: WSGIApplication) -> None:
         self._open_lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
         super().__init__(address, _Handler)
+        self.set_app(app)
 
     def server_bind(self) -> None:
         # HTTPServer looks up the fully qualified name of its address, which may wait for a name
@@ -95,9 +93,6 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
                 return
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        logger.exception("sandbox: a connection ended with an error")
-
     def hang_up(self) -> None:
         """End every connection that is still open, and wait for their threads."""
         with self._open_lock:
@@ -110,107 +105,26 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-class _Handler(simple_server.WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(WSGIRequestHandler):
     timeout = 75  # of one read or write; also how long an idle connection is kept
     disable_nagle_algorithm = True
-    server: _Server
-
-    def address_string(self) -> str:
-        return str(self.client_address[0])
+    wbufsize = -1  # head and body in one go
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base names it
         """Log nothing here: the request line holds codes and secrets in its query."""
 
+    def get_environ(self) -> dict[str, Any]:
+        # Two lengths are no length.
+        length = ",".join(self.headers.get_all("Content-Length", []))
+        return super().get_environ() | {"CONTENT_LENGTH": length, "sandbox.handler": self}
+
     def handle(self) -> None:
+        # Django's own ends with a FIN, which would spoil a reset.
         self.close_connection = False
-        try:
+        with contextlib.suppress(ConnectionError, TimeoutError):
             while not self.close_connection:
                 self.handle_one_request()
-        except (ConnectionError, TimeoutError, BrokenPipeError):
-            return
-
-    def handle_one_request(self) -> None:
-        self.raw_requestline = self.rfile.readline(65537)
-        if not self.raw_requestline:
-            self.close_connection = True
-            return
-        if len(self.raw_requestline) > 65536:
-            self.requestline = self.request_version = self.command = ""
-            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
-            self._linger()
-            return
-        if not self.parse_request():
-            self._linger()
-            return
-        body = self._body()
-        if isinstance(body, HTTPStatus):
-            self.send_error(body)
-            self._linger()
-            return
-        environ = self.get_environ()
-        environ["wsgi.input"] = BytesIO(body)
-        environ["wsgi.url_scheme"] = "http"
-        environ["CONTENT_LENGTH"] = str(len(body))
-        try:
-            self._send(self.server.sandbox.answer(environ))
-        except ConnectionClosed:
-            self.close_connection = True
-        except ConnectionReset:
-            self.close_connection = True
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-
-    def _body(self) -> bytes | HTTPStatus:
-        """The request's body, or the status that refuses it."""
-        if self.headers.get("Transfer-Encoding"):
-            return HTTPStatus.LENGTH_REQUIRED
-        lengths = set(self.headers.get_all("Content-Length", ["0"]))
-        length = lengths.pop().strip()
-        if lengths or not (length.isascii() and length.isdigit()) or len(length) > 18:
-            return HTTPStatus.BAD_REQUEST
-        if int(length) > MAX_BODY:
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        body = self.rfile.read(int(length))
-        return body if len(body) == int(length) else HTTPStatus.BAD_REQUEST
-
-    def _linger(self) -> None:
-        """Let a client that is still sending finish, so that it gets to read the refusal.
-
-        Closing with unread input would send a reset, which may overtake the answer.
-        """
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_WR)
-        self.connection.settimeout(0.5)
-        deadline = time.monotonic() + 2
-        with contextlib.suppress(OSError):
-            while time.monotonic() < deadline and self.connection.recv(65536):
-                pass
-
-    def _send(self, response: HttpResponseBase) -> None:
-        """Write head and body in one go: two small writes would wait for each other's ACK.
-
-        response.close() is left alone: it sends request_finished, on which
-        the host project may close what it likes.
-        """
-        if isinstance(response, HttpResponse):
-            chunks, content = None, response.content
-            if response.status_code != HTTPStatus.NO_CONTENT:
-                response["Content-Length"] = str(len(content))
-        else:
-            chunks, content = iter(response), b""
-        lines = [f"HTTP/1.1 {response.status_code} {response.reason_phrase}"]
-        lines += [f"{name}: {value}" for name, value in response.items()]
-        lines += [f"Set-Cookie: {each.OutputString()}" for each in response.cookies.values()]
-        lines += [f"Date: {self.date_time_string()}", "Server: sandbox"]
-        if self.close_connection:
-            lines.append("Connection: close")
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        if self.command == "HEAD":
-            self.wfile.write(head)
-            return
-        self.wfile.write(head + content)
-        for chunk in chunks or ():
-            self.wfile.write(chunk)
+                self.wfile.flush()
 
 
 class Sandbox:
@@ -267,7 +181,7 @@ class Sandbox:
         if self._server is not None:
             raise RuntimeError("the sandbox is running already")
         self._stopping.clear()
-        self._server = _Server(("127.0.0.1", self._port), self)
+        self._server = _Server(("127.0.0.1", self._port), self.wsgi)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -305,6 +219,25 @@ class Sandbox:
         for provider in self.providers.values():
             provider.reset()
 
+    def wsgi(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request, or end its connection.
+
+        The response is not handed over whole: its close() would send
+        request_finished, on which the host project may close what it likes.
+        """
+        try:
+            response = self.answer(environ)
+        except (ConnectionReset, ConnectionClosed) as exc:
+            handler = environ["sandbox.handler"]
+            handler.close_connection = True
+            if isinstance(exc, ConnectionReset):
+                handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            raise ConnectionAbortedError from exc  # which the server takes without a word
+        head = [*response.items()]
+        head += [("Set-Cookie", each.OutputString()) for each in response.cookies.values()]
+        start_response(f"{response.status_code} {response.reason_phrase}", head)
+        return [response.content] if isinstance(response, HttpResponse) else iter(response)
+
     def answer(self, environ: dict[str, Any]) -> HttpResponseBase:
         """Answer one request.
 
@@ -322,6 +255,13 @@ class Sandbox:
         # what is served here as if it were its own; its Host gives it away.
         if not is_loopback(environ.get("HTTP_HOST", "")):
             return _error(403, "The sandbox answers to loopback names only")
+        length = environ.get("CONTENT_LENGTH") or "0"
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            return _error(411, "Length Required")
+        if not (length.isascii() and length.isdigit()) or len(length) > 18:
+            return _error(400, "Bad Request")
+        if int(length) > MAX_BODY:
+            return _error(413, "Payload Too Large")
         if environ["REQUEST_METHOD"] not in _METHODS:
             return _error(405, "Method Not Allowed")
         try:
