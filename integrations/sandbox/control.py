@@ -95,8 +95,13 @@ def _state(providers: Providers) -> dict[str, Any]:
 def index(providers: Providers, request: HttpRequest) -> HttpResponse:
     _allow(request, "GET", "HEAD")
     shown = [
-        {"title": provider.title, "endpoints": provider.endpoints, **provider.overview()}
-        for provider in providers.values()
+        {
+            "name": name,
+            "title": provider.title,
+            "endpoints": provider.endpoints,
+            **provider.overview(),
+        }
+        for name, provider in providers.items()
     ]
     return page(
         "index.html",

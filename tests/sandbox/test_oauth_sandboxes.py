@@ -227,11 +227,17 @@ def test_secrets_in_the_query_are_refused_and_noted(app, secret):
     assert app.exchange(code).status_code == 200
 
 
+def test_a_field_that_comes_twice_is_not_read(app):
+    code = app.provider.grant(app.module.ALICE)
+
+    assert app.exchange([code, code]).status_code in (400, 422)
+    assert app.exchange(code).status_code == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [
         b"\xff\xfe=\x00&client_id=%ff%00",
-        b"code=1&code=2&grant_type=authorization_code",
         b"code=" + b"1" * 5000,
         b"code=%00",
         b"&".join(b"a=1" for _ in range(5000)),
@@ -338,5 +344,7 @@ def test_the_index_lists_the_provider_its_apps_and_athletes(app):
     assert f"<h2>{app.provider.title}</h2>" in page
     for text in (app.module.CLIENT_ID, app.module.CLIENT_SECRET, str(app.module.BJORN)):
         assert text in page
+    for rule in app.provider.rules:
+        assert f"<code>{rule}</code> (off)" in page
     assert "has not accepted the mandatory consents" in page
     assert "<script" not in page
