@@ -1,7 +1,8 @@
 """What the stand-ins of OAuth providers share. Each provider's file holds what is its own."""
 
 from .params import basic_client, bearer_token, fields, form, oauth_error
-from .state import App, Athlete, AthleteId, Code, OAuthState, Pair, RegisteredApp
+from .records import App, Athlete, AthleteId, Code, Pair, RegisteredApp
+from .state import OAuthState
 
 __all__ = [
     "App",

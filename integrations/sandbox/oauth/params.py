@@ -6,14 +6,12 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 
 from ..provider import Refusal
-
-if TYPE_CHECKING:
-    from .state import App
+from .records import App
 
 _LONGEST = 4096
 

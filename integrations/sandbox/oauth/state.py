@@ -11,99 +11,17 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse
 
 from ..provider import Provider, Refusal
-from . import consent
+from . import consent, controls
 from .params import bearer_token, fields, oauth_error
-
-AthleteId = int | str
-
-#: Hosts that need no registration. "testserver" is the host of Django's test client.
-LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "testserver"})
+from .records import App, Athlete, AthleteId, Code, Pair
 
 # Not `state`: its place is the query of the redirect.
 _SECRETS = ("client_secret", "code", "refresh_token", "token", "access_token")
-
-
-@dataclass
-class App:
-    """An API application as registered at a provider."""
-
-    client_id: str
-    client_secret: str
-    name: str
-
-    def allows(self, redirect_uri: str, host: str) -> bool:
-        """Say whether people may be sent there. `host` is that of `redirect_uri`."""
-        raise NotImplementedError
-
-    def public(self) -> dict[str, Any]:
-        """Everything. The secret is invented: people copy it off the index page."""
-        return asdict(self)
-
-
-@dataclass
-class RegisteredApp(App):
-    """An app whose redirect URIs are registered in full and compared exactly.
-
-    With none registered, any on this machine will do.
-    """
-
-    redirect_uris: tuple[str, ...] | list[str] = ()
-
-    def allows(self, redirect_uri: str, host: str) -> bool:
-        return redirect_uri in self.redirect_uris if self.redirect_uris else host in LOCAL
-
-
-@dataclass
-class Athlete:
-    """A person at a provider."""
-
-    id: Any
-    firstname: str
-    lastname: str
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.firstname} {self.lastname}".strip()
-
-    def traits(self) -> list[str]:
-        """What is special, for the index page."""
-        return []
-
-
-@dataclass
-class Code:
-    """`redirect_uri` is None for a code that was had without a browser."""
-
-    athlete_id: AthleteId
-    client_id: str
-    scope: tuple[str, ...]
-    redirect_uri: str | None
-    expires_at: float
-    used: bool = False
-
-
-@dataclass(eq=False)
-class Pair:
-    """An access token and the refresh token that came with it, if the provider has any.
-
-    `before` is a pair that ends when this one is used first, where the provider rotates so late.
-    """
-
-    athlete_id: Any
-    client_id: str
-    scope: tuple[str, ...]
-    access_token: str
-    refresh_token: str
-    created_at: float
-    expires_at: float
-    used: bool = False
-    before: Pair | None = None
 
 
 class OAuthState[P: App, A: Athlete](Provider):
@@ -345,48 +263,7 @@ class OAuthState[P: App, A: Athlete](Provider):
         }
 
     def controls(self) -> Mapping[str, Callable[..., object]]:
-        def grant(athlete_id: AthleteId, **fields: Any) -> object:
-            return {"code": self.grant(athlete_id, **fields)}
-
-        def tokens(athlete_id: AthleteId, **fields: Any) -> object:
-            return self.issue_tokens(athlete_id, **fields)
-
-        def expire(athlete_id: AthleteId, **fields: Any) -> object:
-            return {"expired": self.expire(athlete_id, **fields)}
-
-        def revoke(athlete_id: AthleteId, **fields: Any) -> object:
-            return {"revoked": self.revoke(athlete_id, **fields)}
-
-        def athlete(athlete_id: AthleteId, **fields: Any) -> object:
-            return {"athlete_id": self.add_athlete(athlete_id, **fields).id}
-
-        def app(client_id: str, **fields: Any) -> object:
-            return self.edit_app(client_id, **fields).public()
-
-        def alive(token: str) -> object:
-            return {"alive": self.is_alive(token)}
-
-        def lifetime(seconds: int | None) -> object:
-            self.token_lifetime = None if seconds is None else int(seconds)
-            return {"token_lifetime": self.token_lifetime}
-
-        def rule(name: str, on: bool) -> object:
-            if name not in self.rules:
-                raise LookupError(f"no such rule: {name!r}")
-            setattr(self, name, bool(on))
-            return {name: bool(on)}
-
-        return {
-            "grant": grant,
-            "tokens": tokens,
-            "expire": expire,
-            "revoke": revoke,
-            "athlete": athlete,
-            "app": app,
-            "alive": alive,
-            "lifetime": lifetime,
-            "rule": rule,
-        }
+        return controls.actions(self)
 
     def overview(self) -> dict[str, Any]:
         with self._lock:
