@@ -145,12 +145,9 @@ def asking_first(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
         link = links.get(provider)
         if link is None or not link.is_linked:
             return redirect("integrations:settings")
-        context = {
-            **link.provider.page_context(link.row, request, {}),
-            "provider": provider,
-            "label": link.provider.label,
-            "explanation": f"{link.provider.card}#disconnecting",
-        }
+        card = link.provider.page_context(link.row, request, {})
+        card |= {"provider": provider, "label": link.provider.label}
+        context = {"link": card, "explanation": f"{link.provider.card}#disconnecting"}
         return render(request, "integrations/disconnect.html", context)
 
     return require_http_methods(["GET", "POST"])(wrapper)

@@ -98,18 +98,17 @@ def describe_link(link: FoundLink, gear: int) -> dict[str, Any]:
     """One provider of get_integrations_status; makes no query."""
     provider, row = link
     home = provider.home
-    about_gear = {
-        "sync_gear": home.get(row, "sync_gear"),
-        "gear": gear,
-        "last_synced_at": home.get(row, "synced_at"),
-    }
-    return {
+    described = {
         "status": provider.status(row).value,
         "token_expires_at": home.get(row, "token_expires_at"),
         "error": _error(provider, row),
-        **(about_gear if provider.has_gear else {}),
         **provider.describe(row),
     }
+    if provider.has_gear:
+        described["sync_gear"] = home.get(row, "sync_gear")
+        described["gear"] = gear
+        described["last_synced_at"] = home.get(row, "synced_at")
+    return described
 
 
 def link_error(provider: Provider, row: Any) -> str:

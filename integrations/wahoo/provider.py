@@ -5,6 +5,7 @@ Source: https://cloud-api.wahooligan.com
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
@@ -69,7 +70,8 @@ class Wahoo(OAuthProvider):
         try:
             return super().refresh(row)
         except TooManyTokens:
-            self.used(row, self.read(row))  # which ends those before it
+            with suppress(ProviderError):  # the token may have expired, or be lost
+                self.used(row, self.read(row))  # which ends the one before it
             raise
 
     def used(self, row: Any, token: str) -> None:
