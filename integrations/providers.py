@@ -47,6 +47,6 @@ def authorization_origins() -> list[str]:
     urls = [
         provider.endpoints().authorize_url
         for provider in known().values()
-        if isinstance(provider, OAuthProvider)
+        if isinstance(provider, OAuthProvider) and provider.is_shown()
     ]
     return list(dict.fromkeys(f"{urlsplit(url).scheme}://{urlsplit(url).netloc}" for url in urls))

@@ -369,13 +369,13 @@ def test_only_workers_ask_garmin(alice, bob, garmin, admin, settings):
     assert not garmin.calls
     (waiting,) = DBTaskResult.objects.all()
     args = waiting.args_kwargs["args"]
-    assert tasks.refresh_garminconnect_session.call(*args) == "refreshed"
+    assert tasks.refresh_link.call(*args) == "refreshed"
     assert garmin.calls["token"] == 1
     event = get_link_events(alice.pk)[0]
     assert (event.event, event.actor, event.actor_user.username) == ("refreshed", "staff", "root")
     garmin.fail("token", "reset_before")
-    assert tasks.refresh_garminconnect_session.call(*args) == "provider_unavailable"
-    assert tasks.refresh_garminconnect_session.call(bob.pk) == "not_linked"
+    assert tasks.refresh_link.call(*args) == "provider_unavailable"
+    assert tasks.refresh_link.call(bob.pk, "garminconnect") == "not_linked"
 
 
 ASKING = ("refresh_strava", "disconnect_strava")

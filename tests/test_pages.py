@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from integrations import services
+from integrations import providers, services
 from integrations.models import UsersIntegrations
 from integrations.sandbox.strava import ALICE
 
@@ -43,7 +43,7 @@ def test_the_status_of_a_user_with_nothing_linked(alice_client, strava):
         "error": None,
     }
     assert alice_client.get(STATUS).json() == {
-        "strava": {**nothing, "athlete_id": None, "scope": []},
+        "strava": {**nothing, "athlete_id": None, "account_id": None, "scope": []},
         "garminconnect": nothing,
     }
     assert not UsersIntegrations.objects.exists()  # looking writes nothing
@@ -150,14 +150,14 @@ def test_whatever_the_site_sends_has_its_policy(db, client, path, host, status):
 
 
 def test_the_policy_allows_nothing_inline_and_nothing_foreign(alice_client, settings):
-    from project.settings import SECURE_CSP
+    from project.settings import _form_action
 
     response = alice_client.get(SETTINGS)
 
     policy = response["Content-Security-Policy"]
     assert "unsafe" not in policy
     assert "data:" not in policy
-    assert SECURE_CSP["form-action"] == ["'self'", "http://127.0.0.1:9"]
+    assert _form_action() == ["'self'", *providers.authorization_origins()]
     text = response.content.decode()
     assert "style=" not in text
     assert "<style" not in text

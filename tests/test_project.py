@@ -9,7 +9,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 
-from integrations import conf
+from integrations.strava.provider import Strava
 from project import development
 
 from .processes import BASE_DIR, PYTHON
@@ -177,7 +177,7 @@ def test_a_database_that_is_not_supported_is_told(db, settings, with_workers, mo
 )
 def test_scopes_are_read_however_a_host_writes_them(settings, scopes):
     settings.STRAVA_SCOPES = scopes
-    assert conf.strava_scopes() == ["read", "activity:read"]
+    assert Strava().requested_scopes() == ["read", "activity:read"]
 
 
 def test_the_sandbox_is_for_development_only(settings):

@@ -12,7 +12,7 @@ from .. import providers
 from ..clock import dated
 from ..exceptions import RelinkRequired, SecretUnreadable
 from ..links import Provider
-from ..models import LinkStatus
+from ..models import Link, LinkStatus, UsersIntegrations
 from ._rows import database_errors
 from .gear import count_gear
 from .words import health_message
@@ -49,12 +49,16 @@ def get_links(user_id: Any) -> list[FoundLink]:
 
     Every user's expired sign-ins are settled first, which erases passwords that no worker took.
     """
-    homes: dict[Any, list[Provider]] = {}
+    homes: dict[Any, list[Provider]] = {UsersIntegrations: []}
     for provider in providers.known().values():
         homes.setdefault(provider.home.model, []).append(provider)
-    found = []
+    found, has_links = [], False
     for model, of_model in homes.items():
+        # Most sites offer none of those, and most athletes have none: that saves a query.
+        if model is Link and not (has_links or any(each.is_shown() for each in of_model)):
+            continue
         rows = _rows_of(model, of_model, user_id)
+        has_links |= any(row.has_links for row in rows)
         for provider in of_model:
             where = provider.home.where.items()
             same = (row for row in rows if all(getattr(row, key) == it for key, it in where))
@@ -81,6 +85,8 @@ def _rows_of(model: Any, of_model: list[Provider], user_id: Any) -> list[Any]:
     some: Any = Value(False)
     for provider in unsettled:
         some = Exists(provider.unsettled())
+    links = Exists(Link.objects.filter(user_id=user_id))
+    rows = rows.annotate(has_links=links if model is UsersIntegrations else Value(False))
     found = list(rows.annotate(some_are_over=some))
     if unsettled and (not found or found[0].some_are_over):
         settle_attempts(unsettled)
