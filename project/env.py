@@ -154,13 +154,17 @@ class Environment:
                 "or password must be percent-encoded, as %2F for a slash."
             ) from None
 
-    def of_providers(self) -> dict[str, str]:
+    def of_providers(self) -> dict[str, Any]:
         """What is set of providers' own apps, by NAME_CLIENT_ID and the like."""
-        found = {}
+        found: dict[str, Any] = {}
         for name in {each.removesuffix("_FILE") for each in self.values}:
             if _OF_PROVIDER.fullmatch(name) and self.text(name):
-                is_url = name.endswith("_URL")
-                found[name] = self.address(name, ("http", "https")) if is_url else self.text(name)
+                if name.endswith("_URL"):
+                    found[name] = self.address(name, ("http", "https"))
+                elif name.endswith("_SCOPES"):
+                    found[name] = self.items(name, spaces=True)
+                else:
+                    found[name] = self.text(name)
         return found
 
     def database(self, name: str, default: str) -> dict[str, Any]:

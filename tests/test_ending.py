@@ -21,6 +21,7 @@ from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
 from integrations import ending, services, tasks
+from integrations.garminconnect import tasks as garmin_tasks
 from integrations.garminconnect.login import begin_login
 from integrations.models import FernetCanary, Gear, LinkEvent, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
@@ -385,7 +386,7 @@ def test_a_task_worker_ends_a_sign_in_that_it_has_begun(site, alice, garmin, set
     site.env["TASKS_BACKEND"] = "database"
     garmin.fail("mobile_page", "delay", seconds=2)
     attempt = begin_login(alice.pk, GARMIN_ALICE, PASSWORD)
-    tasks.sign_in_to_garminconnect.enqueue(alice.pk, str(attempt))
+    garmin_tasks.sign_in_to_garminconnect.enqueue(alice.pk, str(attempt))
     worker = site.hurried_worker()
     wait_until(lambda: garmin.calls["mobile_page"])
     worker.terminate()

@@ -26,7 +26,7 @@ from django.urls import reverse
 from django.utils import timezone
 from urllib3.util.ssltransport import SSLTransport
 
-from integrations import services, tasks
+from integrations import services
 from integrations.exceptions import IntegrationsError, error_by_code
 from integrations.http import _Watchdog
 from integrations.models import GarminConnectLogin, Gear, LinkStatus, UsersIntegrations
@@ -35,6 +35,7 @@ from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD, hook
 from integrations.sandbox.strava import ALICE, CLIENT_SECRET
 from integrations.services.sweep import sweep_tokens
+from integrations.strava import tasks as strava_tasks
 
 from .conftest import begin, come_back, messages_of, row_of, told_on
 from .test_strava_webhook import event, send
@@ -573,7 +574,7 @@ class Webhook(Operation):
         UsersIntegrations.objects.update(
             strava_check_due_at=timezone.now(), strava_retry_at=None, strava_limited_until=None
         )
-        tasks.confirm_due_strava_revocations.enqueue()
+        strava_tasks.confirm_due_strava_revocations.enqueue()
         assert world.row.strava_status == LinkStatus.NOT_LINKED
         return world.error("strava").code
 

@@ -17,6 +17,7 @@ from integrations import exceptions, services, tasks
 from integrations.garminconnect import client as garminconnect_client
 from integrations.garminconnect import login as garminconnect_login
 from integrations.garminconnect import provider as garmin_provider
+from integrations.garminconnect import tasks as garmin_tasks
 from integrations.garminconnect.login import begin_login, forget_dead_logins, run_login
 from integrations.models import GarminConnectLogin, Gear, LinkEvent, LinkStatus, UsersIntegrations
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
@@ -637,7 +638,7 @@ def test_a_code_that_no_worker_could_be_told_of_can_be_entered_again(
     def down(*args):
         raise ConnectionError
 
-    monkeypatch.setattr(type(tasks.answer_garminconnect_mfa), "enqueue", down)
+    monkeypatch.setattr(type(garmin_tasks.answer_garminconnect_mfa), "enqueue", down)
     for _ in range(2):
         response = alice_client.post(
             "/integrations/garminconnect/mfa/", {"code": "123456"}, headers=JSON

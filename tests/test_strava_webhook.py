@@ -16,11 +16,12 @@ from django.db import DatabaseError, connection
 from django.db.models import F
 from django.utils import timezone
 
-from integrations import services, tasks
+from integrations import services
 from integrations.models import Gear, LinkStatus, PushSubscription, UsersIntegrations
 from integrations.reporting import REDACTED, redact
 from integrations.sandbox.strava import ALICE, BJORN, CLIENT_ID
 from integrations.strava import push as strava_webhook
+from integrations.strava import tasks as strava_tasks
 from integrations.strava.push import (
     confirm_revocation,
     learn_subscription,
@@ -187,7 +188,7 @@ def test_nor_can_those_about_many_athletes(client, strava, crowd):
         UsersIntegrations.objects.update(strava_retry_at=None)
         pass_time(minutes=15)
         asked = strava.calls["token"]
-        assert tasks.confirm_due_strava_revocations.call() == 10
+        assert strava_tasks.confirm_due_strava_revocations.call() == 10
         assert strava.calls["token"] - asked == 10
         checked |= {row.pk for row in UsersIntegrations.objects.exclude(strava_failures=0)}
     assert checked == {row.pk for row in crowd}
@@ -207,7 +208,7 @@ def test_forged_events_cannot_starve_a_true_one(alice, client, linked, strava, c
             if (user_id := take_revocation_hint(each)) is not None:
                 confirm_revocation(user_id)
         if minute % 5 == 0:  # as the scheduler does
-            tasks.confirm_due_strava_revocations.call()
+            strava_tasks.confirm_due_strava_revocations.call()
 
     for _ in range(20):
         a_minute_passes()
@@ -267,13 +268,13 @@ def test_a_true_event_amid_forged_ones_is_only_put_off(alice, client, linked, st
     strava.revoke_grant(ALICE)
     send(client, event())
     assert row_of(alice).strava_status == LinkStatus.LINKED
-    assert tasks.confirm_due_strava_revocations.call() == 0
+    assert strava_tasks.confirm_due_strava_revocations.call() == 0
 
     pass_time(minutes=15)
     for _ in range(20):  # more of them push it no further
         UsersIntegrations.objects.update(strava_checks_until=timezone.now() + timedelta(hours=1))
         send(client, event())
-    tasks.confirm_due_strava_revocations.enqueue()
+    strava_tasks.confirm_due_strava_revocations.enqueue()
 
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
     assert row_of(alice).strava_check_due_at is None
@@ -293,12 +294,14 @@ def test_a_strava_in_trouble_is_asked_again_later(alice, client, linked, strava)
 
     strava.recover()
     pass_time(minutes=10)
-    assert tasks.confirm_due_strava_revocations.call() == 0  # Strava was given a minute's rest
+    assert (
+        strava_tasks.confirm_due_strava_revocations.call() == 0
+    )  # Strava was given a minute's rest
     UsersIntegrations.objects.update(strava_retry_at=timezone.now())
-    assert tasks.confirm_due_strava_revocations.call() == 1
+    assert strava_tasks.confirm_due_strava_revocations.call() == 1
 
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
-    assert tasks.confirm_due_strava_revocations.call() == 0
+    assert strava_tasks.confirm_due_strava_revocations.call() == 0
 
 
 def test_a_link_that_stands_is_asked_about_no_more(alice, client, linked, strava):
@@ -324,14 +327,14 @@ def test_without_a_worker_the_event_waits_in_the_row(alice, client, linked, stra
     def down(*args):
         raise ConnectionError
 
-    monkeypatch.setattr(type(tasks.confirm_strava_revocation), "enqueue", down)
+    monkeypatch.setattr(type(strava_tasks.confirm_strava_revocation), "enqueue", down)
     strava.revoke_grant(ALICE)
     assert send(client, event()).status_code == 200
     monkeypatch.undo()
 
     assert row_of(alice).strava_status == LinkStatus.LINKED
     pass_time(minutes=10)
-    tasks.confirm_due_strava_revocations.enqueue()
+    strava_tasks.confirm_due_strava_revocations.enqueue()
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
 
 
@@ -343,7 +346,7 @@ def test_a_limit_of_reads_puts_no_check_off(alice, bob, link, strava):
     UsersIntegrations.objects.filter(user=bob).update(
         strava_limited_until=timezone.now() + timedelta(hours=5), strava_limited_reads=True
     )
-    assert tasks.confirm_due_strava_revocations.call() == 2
+    assert strava_tasks.confirm_due_strava_revocations.call() == 2
     assert strava.calls["token"] == 2
     assert not UsersIntegrations.objects.exclude(strava_check_due_at=None).exists()
 
@@ -354,14 +357,14 @@ def test_any_other_limit_puts_off_all_whose_app_it_is(alice, bob, link, strava):
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
     strava.fail("token", "429")
 
-    assert tasks.confirm_due_strava_revocations.call() == 2
+    assert strava_tasks.confirm_due_strava_revocations.call() == 2
 
     assert strava.calls["token"] == 1  # the other one need not be asked about
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
     assert take_due_checks() == []
     strava.recover()
     UsersIntegrations.objects.update(strava_limited_until=None, strava_retry_at=None)
-    assert tasks.confirm_due_strava_revocations.call() == 2
+    assert strava_tasks.confirm_due_strava_revocations.call() == 2
     assert not UsersIntegrations.objects.exclude(strava_check_due_at=None).exists()
 
 
@@ -559,7 +562,7 @@ def test_one_that_is_not_known_yet_locks_nothing_out(client, old, is_asked):
 
 
 def test_it_is_learned_from_strava(client, strava, old, is_asked):
-    assert tasks.learn_strava_subscription.call() is True
+    assert strava_tasks.learn_strava_subscription.call() is True
     assert is_asked(subscription_id=old.id)
     assert is_asked(subscription_id=str(old.id))
     for other in (5, 0, None, "", [], {}, True, f"{old.id}.0", -old.id):

@@ -15,7 +15,8 @@ from django.db import connection
 from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
-from integrations import services, tasks
+from integrations import services
+from integrations.garminconnect import tasks as garmin_tasks
 from integrations.garminconnect.login import begin_login
 from integrations.models import GarminConnectLogin
 from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD
@@ -180,7 +181,7 @@ def test_a_task_whose_worker_was_killed_comes_again_and_finds_itself_superseded(
     args, kwargs, _ = again.payload
     garmin.recover()
     asked = garmin.calls["mobile_page"]
-    assert tasks.sign_in_to_garminconnect.call(*args, **kwargs) == "superseded"
+    assert garmin_tasks.sign_in_to_garminconnect.call(*args, **kwargs) == "superseded"
     again.requeue()
     log = tmp_path / "log"
     with log.open("w") as file:
@@ -199,7 +200,7 @@ ENQUEUE = """
 import django
 django.setup()
 from integrations import tasks
-task = tasks.sign_in_to_garminconnect
+task = garmin_tasks.sign_in_to_garminconnect
 for priority in (-100, 0, 50, 100, -50):
     task.using(priority=priority).enqueue(priority, "")
 """
@@ -433,7 +434,7 @@ def database_backend(settings):
 
 def test_finished_tasks_are_forgotten_after_three_days(db, database_backend):
     for status, days in (("SUCCESSFUL", 4), ("FAILED", 4), ("SUCCESSFUL", 2), ("READY", 4)):
-        result = tasks.sign_in_to_garminconnect.enqueue(1, f"{status} {days}")
+        result = garmin_tasks.sign_in_to_garminconnect.enqueue(1, f"{status} {days}")
         finished = None if status == "READY" else timezone.now() - timedelta(days=days)
         DBTaskResult.objects.filter(id=result.id).update(status=status, finished_at=finished)
     schedule.forget_finished_tasks()
@@ -443,7 +444,7 @@ def test_finished_tasks_are_forgotten_after_three_days(db, database_backend):
 
 def test_a_task_that_died_with_its_worker_is_ended(db, database_backend, caplog):
     for status, hours in (("RUNNING", 2), ("RUNNING", 0), ("SUCCESSFUL", 2)):
-        result = tasks.sign_in_to_garminconnect.enqueue(1, f"{status} {hours}")
+        result = garmin_tasks.sign_in_to_garminconnect.enqueue(1, f"{status} {hours}")
         started = timezone.now() - timedelta(hours=hours)
         DBTaskResult.objects.filter(id=result.id).update(
             status=status, started_at=started, worker_ids=["w1"]

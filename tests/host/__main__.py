@@ -21,6 +21,7 @@ from integrations.garminconnect.login import cancel_login
 from integrations.models import Gear, LinkEvent, UsersIntegrations
 from integrations.sandbox import Sandbox
 from integrations.sandbox.strava import ALICE, CLIENT_ID, CLIENT_SECRET
+from integrations.strava import tasks as strava_tasks
 
 JSON = {"accept": "application/json"}
 LIST = "/admin/integrations/usersintegrations/"
@@ -67,7 +68,7 @@ def main(sandbox: Sandbox) -> None:
 
     sandbox.strava.revoke_grant(ALICE)
     UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
-    assert tasks.confirm_due_strava_revocations.call() == 1
+    assert strava_tasks.confirm_due_strava_revocations.call() == 1
     cancel_login(alice.pk)  # nobody asks Garmin here
     work()
     assert services.get_integrations_status(alice.pk)["strava"]["status"] == "not_linked"
