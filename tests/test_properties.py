@@ -234,7 +234,7 @@ def asked(monkeypatch):
     """Whom a task would ask Strava about."""
     found = []
     monkeypatch.setattr(
-        "integrations.strava.tasks.confirm_strava_revocation",
+        "integrations.strava.push.confirm_revocation",
         lambda user_id, **more: found.append(user_id) or "alive",
     )
     return found

@@ -199,8 +199,8 @@ def test_a_task_whose_worker_was_killed_comes_again_and_finds_itself_superseded(
 ENQUEUE = """
 import django
 django.setup()
-from integrations import tasks
-task = garmin_tasks.sign_in_to_garminconnect
+from integrations.garminconnect import tasks
+task = tasks.sign_in_to_garminconnect
 for priority in (-100, 0, 50, 100, -50):
     task.using(priority=priority).enqueue(priority, "")
 """

@@ -332,7 +332,8 @@ def forget_abandoned_authorizations() -> int:
     found = [each for each in providers.known().values() if isinstance(each, OAuthProvider)]
     # Many providers share a table, and their links its columns.
     homes = {(each.home.model, each.home.prefix): each.home for each in found}
-    return sum(_forget_abandoned(home, home.model.objects.all()) for home in homes.values())
+    with _rows.atomic():
+        return sum(_forget_abandoned(home, home.model.objects.all()) for home in homes.values())
 
 
 def _forget_abandoned(home: Home, rows: Any) -> int:
