@@ -65,6 +65,36 @@ def test_users_without_a_password_do_not_share_a_limit(alice, bob, alice_client,
     assert bob_client.get("/integrations/status/").status_code == 200
 
 
+def use_up_the_status(client):
+    for _ in range(241):
+        response = client.get("/integrations/status/")
+    assert response.status_code == 429
+
+
+def test_a_limit_that_was_reached_is_nobody_elses(alice, alice_client):
+    """Databases may give the number of a user who is gone to the next."""
+    use_up_the_status(alice_client)
+    number = alice.pk
+    alice.delete()
+    successor = get_user_model().objects.create_user("carol", password="pw", pk=number)
+    client = Client()
+    client.force_login(successor)
+    assert client.get("/integrations/status/").status_code == 200
+
+
+def test_a_limit_that_was_reached_is_of_one_button(alice_client, strava):
+    use_up_the_status(alice_client)
+    for path in LIMITS:
+        assert alice_client.post(path, headers=JSON).status_code != 429
+
+
+def test_a_limit_that_was_reached_is_over_in_the_next_window(alice_client, monkeypatch):
+    use_up_the_status(alice_client)
+    now = 1_800_000_000 + 61
+    monkeypatch.setattr("integrations.throttle.time", SimpleNamespace(time=lambda: now))
+    assert alice_client.get("/integrations/status/").status_code == 200
+
+
 def test_one_athlete_cannot_use_up_what_all_have_at_strava(alice, alice_client, linked, strava):
     for _ in range(20):
         alice_client.post("/integrations/strava/gear/sync/")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import runpy
 import socket
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 
-from .processes import Site
+from .processes import BASE_DIR, Site
 
 # Each with a line of its own in mind.
 REQUESTS = [
@@ -53,3 +57,39 @@ def test_nobody_writes_a_line_of_their_own(tmp_path):
         for line in (line for line in text.splitlines() if "FORGED" in line):
             assert line.startswith(starts), (name, line)
             assert line.isprintable(), (name, line)
+
+
+@pytest.fixture
+def log(tmp_path):
+    """gunicorn's own logs, with what the site's settings for it do to them."""
+    config = Config()
+    config.set("errorlog", str(tmp_path / "error"))
+    config.set("accesslog", str(tmp_path / "access"))
+    log = Logger(config)
+    runpy.run_path(str(BASE_DIR / "gunicorn.conf.py"))["on_starting"](SimpleNamespace(log=log))
+    yield log
+    for each in (log.error_log, log.access_log):
+        each.filters.clear()
+        for handler in list(each.handlers):
+            each.removeHandler(handler)
+            handler.close()
+
+
+def test_what_gunicorn_itself_says_has_no_secret_and_no_line_of_a_strangers(log, tmp_path):
+    secret = "0123456789abcdef" * 2 + "01234567"
+    forged = "\n[2026-01-01] FORGED\r\x1b[2K\u2028FORGED"
+    try:
+        raise ValueError(f"{secret}{forged}")
+    except ValueError:
+        # Its words for an error of the site's outside Django.
+        log.exception("Error handling request %s", f"/callback/?code={secret}{forged}")
+    log.access_log.info("%s", f"GET /?code={secret}{forged}")
+
+    for name in ("error", "access"):
+        text = (tmp_path / name).read_bytes().decode()
+        assert "FORGED" in text
+        assert secret not in text
+        first, *rest = text.removesuffix("\n").split("\n")
+        assert (first[0], bool(rest)) == (("[", True) if name == "error" else ("G", False))
+        assert all(line.startswith("  ") for line in rest)
+        assert all(line.isprintable() for line in (first, *rest))
