@@ -166,6 +166,32 @@ def test_no_secret_is_anywhere(alice, linked, admin):
             assert secret not in text, url
 
 
+# One secret of each kind says whether there is any. Of an open sign-in, nothing is needed.
+SAY_WHETHER = {"strava_client_id", "strava_token", "garminconnect_oauth1", "garminconnect_oauth2"}
+SECRETS = {
+    field.column
+    for field in UsersIntegrations._meta.concrete_fields
+    if isinstance(field, EncryptedTextField) or field.name == "strava_state"
+}
+
+
+def loaded_by(queries):
+    selected = " ".join(query["sql"].partition(" FROM ")[0] for query in queries)
+    return {column for column in SECRETS if connection.ops.quote_name(column) in selected}
+
+
+@pytest.mark.parametrize("page", ["list", "search", "row"])
+def test_what_is_not_shown_is_not_loaded(alice, linked, admin, page):
+    services.set_user_strava_client(alice.pk, "app", "secret")
+    services.link_garminconnect_account(alice.pk, {"x": "1"}, {"y": "2"})
+    url = {"list": LIST, "search": f"{LIST}?q=alice", "row": detail(linked)}[page]
+    with CaptureQueriesContext(connection) as queries:
+        assert admin.get(url).status_code == 200
+    found = loaded_by(queries)
+    assert found
+    assert found <= SAY_WHETHER
+
+
 def test_nothing_can_be_edited_or_added(linked, admin):
     assert admin.get(reverse("admin:integrations_usersintegrations_add")).status_code == 403
     assert admin.post(detail(linked), {"strava_token": "x"}).status_code == 403
