@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import pytest
 from django.core.management import call_command
 from django.db import OperationalError, connection
+from django.db.models.functions import Now
 from django.tasks import default_task_backend
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -559,6 +560,45 @@ def test_due_gear_is_given_out_once(alice, linked, strava):
     assert take_due_gear_syncs("strava")[0] == []
 
 
+@pytest.fixture
+def stopped_clock(monkeypatch):
+    """The database's clock stands still, as it does for whoever asks within its resolution."""
+    now = f"{timezone.now().astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
+    monkeypatch.setattr(Now, "as_sqlite", lambda *args, **more: (f"'{now}'", ()))
+    monkeypatch.setattr(Now, "as_postgresql", lambda *args, **more: (f"'{now}Z'::timestamptz", ()))
+
+
+DUE = {
+    "strava": lambda: services.take_due_gear_syncs("strava")[0],
+    "garminconnect": lambda: services.take_due_gear_syncs("garminconnect")[0],
+    "checks": services.take_due_strava_checks,
+}
+
+
+@pytest.mark.parametrize("kind", DUE)
+def test_two_who_take_what_is_due_at_the_same_moment_share_nothing(
+    alice, linked, strava, garmin, stopped_clock, kind
+):
+    link_garmin(garmin, alice)
+    past = timezone.now() - timedelta(minutes=1)
+    columns = ("strava_sync_due_at", "garminconnect_sync_due_at", "strava_check_due_at")
+    UsersIntegrations.objects.update(
+        strava_sync_gear=True, garminconnect_sync_gear=True, **dict.fromkeys(columns, past)
+    )
+    taken = []
+
+    def meanwhile(execute, sql, params, many, context):
+        if sql.startswith("UPDATE") and not taken:
+            taken.append([])
+            taken[0] = DUE[kind]()  # another has seen the same rows as due, and is faster
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(meanwhile):
+        taken.append(DUE[kind]())
+
+    assert taken == [[alice.pk], []]
+
+
 def test_workers_that_come_back_after_hours_synchronise_once(alice, linked, strava, settings):
     settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
     wants(alice)
@@ -629,6 +669,52 @@ def test_a_used_up_limit_puts_off_the_others_without_asking(alice, bob, linked, 
     tasks.sync_due_gear.enqueue()
     assert Gear.objects.filter(user=alice).exists()
     assert Gear.objects.filter(user=bob).exists()
+
+
+@pytest.mark.parametrize("failures", [0, 9])
+def test_after_a_limit_gear_is_due_when_the_window_ends(alice, bob, linked, link, strava, failures):
+    """However often it was refused: the window ends for all at once."""
+    link(bob, BJORN)
+    for user in (alice, bob):
+        wants(user)
+    UsersIntegrations.objects.update(strava_sync_failures=failures)
+    strava.fail("athlete", "429", times=1)
+
+    tasks.sync_due_gear.enqueue()
+
+    assert strava.calls["athlete"] == 1  # the other was put off without asking
+    for row in UsersIntegrations.objects.all():
+        wait = row.strava_sync_due_at - timezone.now()
+        assert timedelta(minutes=9) < wait <= timedelta(minutes=10)
+
+
+def test_after_a_limit_of_garmins_gear_is_due_in_an_hour(alice, garmin):
+    link_garmin(garmin, alice)
+    garmin.fail("gear_list", "429")
+    for _ in range(2):  # the second does not ask
+        with pytest.raises(exceptions.RateLimited):
+            services.sync_garminconnect_gear(alice.pk)
+        wait = row_of(alice).garminconnect_sync_due_at - timezone.now()
+        assert timedelta(minutes=59) < wait <= timedelta(minutes=60)
+    assert garmin.calls["gear_list"] == 1
+
+
+def test_no_limit_puts_gear_off_for_longer_than_a_day(alice, linked, strava, monkeypatch):
+    monkeypatch.setattr("integrations.strava.client._retry_after", lambda headers: 7 * 86400)
+    strava.fail("athlete", "429", times=1)
+    with pytest.raises(exceptions.RateLimited):
+        sync(alice.pk)
+    wait = row_of(alice).strava_sync_due_at - timezone.now()
+    assert timedelta(hours=23) < wait <= timedelta(days=1)
+
+
+def test_other_failures_wait_longer_each_time(alice, linked, strava):
+    strava.fail("athlete", "500")
+    for least in (7, 14, 29, 59):
+        with pytest.raises(ProviderError):
+            sync(alice.pk)
+        wait = row_of(alice).strava_sync_due_at - timezone.now()
+        assert timedelta(minutes=least) < wait <= timedelta(minutes=least * 1.5)
 
 
 def test_a_limit_of_the_sites_app_is_not_an_own_apps(alice, bob, linked, link, strava):
