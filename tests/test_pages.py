@@ -180,6 +180,32 @@ def test_logging_in_and_out(alice):
     assert response["Location"] == "/accounts/login/"
 
 
+FORMS = {
+    "multipart/form-data; boundary=x": "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in (("username", "alice"), ("password", "alice-demo"))
+    )
+    + "--x--\r\n",
+    "application/x-www-form-urlencoded": "username=alice&password=alice-demo",
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize(
+    ("charset", "status"),
+    [
+        *((name, 302) for name in ("utf-8", "UTF-8", '"utf-8"')),
+        *((name, 400) for name in ("utf-7", "utf-16", "latin-1", "idna", "unicode_escape", "no")),
+    ],
+)
+def test_a_form_is_read_as_utf_8_or_not_at_all(alice, client, kind, charset, status):
+    """This one would log Alice in under any of the charsets."""
+    content_type = f"{kind}; charset={charset}"
+    response = client.generic("POST", "/accounts/login/", FORMS[kind], content_type=content_type)
+    assert response.status_code == status
+    assert ("_auth_user_id" in client.session) == (status == 302)
+
+
 @pytest.mark.parametrize("username", ["\0", "x" * 50_000, "\ud7ff"])
 def test_garbage_to_the_login_is_harmless(db, client, username):
     response = client.post("/accounts/login/", {"username": username, "password": "\0"})
