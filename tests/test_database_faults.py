@@ -55,7 +55,7 @@ from integrations.models import (
 )
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD
-from integrations.sandbox.strava import ALICE, CLIENT_ID
+from integrations.sandbox.strava import ALICE, BJORN, CLIENT_ID
 from integrations.schemas import UsersIntegrationsUpdate
 from integrations.services import _single_flight, _spool
 from integrations.services.gear import (
@@ -819,6 +819,96 @@ WRITERS = {
     "a lease": lambda w: services.refresh_link(w.id, "strava"),
     "a state": lambda w: services.begin_authorization(w.id, "strava", "http://testserver/cb"),
 }
+
+
+@pytest.fixture
+def lose_at(monkeypatch):
+    """Lose a connection for good at the next statement that has these words, in any thread or in
+    any but this one."""
+    ours, wanted, lost = connections["default"], [], []
+    here, rollback = threading.current_thread(), type(ours)._rollback
+
+    def check(connection):
+        if connection.connection in lost:
+            connection.errors_occurred = True
+            raise OperationalError(INTERNALS)
+
+    def lose(execute, sql, params, many, context):
+        for words, elsewhere in wanted:
+            if words in str(sql) and not (elsewhere and threading.current_thread() is here):
+                wanted.clear()
+                lost.append(context["connection"].connection)
+        check(context["connection"])
+        return execute(sql, params, many, context)
+
+    def install(connection, **kwargs):
+        if lose not in connection.execute_wrappers:
+            connection.execute_wrappers.append(lose)
+
+    def failing_rollback(self):
+        check(self)
+        rollback(self)
+
+    monkeypatch.setattr(type(ours), "is_usable", lambda self: self.connection not in lost)
+    monkeypatch.setattr(type(ours), "_rollback", failing_rollback)
+    connection_created.connect(install)
+    install(ours)
+    yield lambda words, elsewhere=False: wanted.append((words, elsewhere))
+    connection_created.disconnect(install)
+    ours.execute_wrappers.remove(lose)
+    assert len(lost) == 1
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_whoever_met_the_lost_connection_may_call_again(name, begin_anew, lose_at):
+    world = begin_anew()
+    strava_link_with_gear(world)
+    lose_at("UPDATE ")
+
+    with pytest.raises(IntegrationsDatabaseError):
+        WRITERS[name](world)
+
+    WRITERS[name](world)
+
+
+def test_a_rotated_token_is_stored_on_a_new_connection_if_need_be(begin_anew, lose_at):
+    world = begin_anew()
+    strava_link_expired(world)
+    lose_at(connections["default"].ops.quote_name("strava_token") + " = ")
+
+    token = services.get_strava_access_token(world.id)
+
+    assert world.strava.is_alive(token)
+    assert world.row.strava_token == token
+    assert world.strava.calls["token"] == 1
+
+
+def test_a_sweep_goes_on_after_a_connection_that_was_lost(alice, bob, link, strava, lose_at):
+    link(alice, expires_in=60)
+    link(bob, BJORN, expires_in=120)
+    lose_at("UPDATE ", elsewhere=True)
+
+    counts = services.sweep_strava_tokens(workers=1).as_dict()
+
+    assert (counts["failed"], counts["refreshed"]) == (1, 1)
+    assert strava.calls["token"] == 1
+    assert strava.is_alive(UsersIntegrations.objects.get(user=bob).strava_refresh_token)
+
+
+def test_a_failure_undoes_nothing_of_a_host_that_commits_by_itself(begin_anew):
+    """Django's way to try a connection would close this one, because it has no autocommit."""
+    world = begin_anew()
+    a_row(world)
+    transaction.set_autocommit(False)
+    try:
+        services.set_user_strava_sync_gear(world.id, True)
+        with broken(1, OperationalError, lasting=False), pytest.raises(IntegrationsDatabaseError):
+            services.set_user_garminconnect_sync_gear(world.id, True)
+        transaction.commit()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+    assert world.row.strava_sync_gear
 
 
 @pytest.mark.parametrize("name", WRITERS)
