@@ -362,6 +362,38 @@ def test_a_link_that_is_gone_by_then_is_revoked(alice, left_behind, strava, spoo
     assert spooled() == []
 
 
+# Refreshes, forks, and refreshes again in the child, where the database does not answer.
+FORK = """
+import os, sys, time, django
+django.setup()
+from django.db import connection
+from integrations import services
+user_id, parent = int(sys.argv[1]), os.getpid()
+def hang(execute, sql, *more):
+    while '"strava_token" = ' in sql:
+        if os.getppid() != parent:
+            os._exit(0)
+        time.sleep(0.05)
+    return execute(sql, *more)
+services.refresh_strava_access_token(user_id)
+connection.close()
+if os.fork() == 0:
+    connection.execute_wrappers.append(hang)
+    services.refresh_strava_access_token(user_id)
+os.wait()
+"""
+
+
+def test_an_answer_of_a_forked_process_is_written_to_a_file_too(alice, expired, strava, spooled):
+    parent = run("-c", FORK, str(alice.pk))
+    try:
+        wait_until(lambda: [each for each in spooled() if each.suffix == ".sealed"], 30)
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert strava.calls["token"] == 2
+
+
 # --- A lease that ran out without being released ------------------------------------------------
 
 ASK = """

@@ -119,6 +119,7 @@ def no_proxies(monkeypatch):
 def rules(authority, monkeypatch):
     """Trust the authority and no other, and begin without proxies and connections."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
     monkeypatch.setattr(http, "_VERIFY", str(authority.bundle))  # read when the process began
     monkeypatch.setattr(http, "_adapter", http.DeadlineAdapter(max_retries=0))
     proxies = http._proxies
@@ -183,9 +184,8 @@ def listening(answer=BUSY, certificate=None, tunnels=False):
 class Way:
     """One way; `secret` is what the provider alone may hear."""
 
-    def __init__(self, request, monkeypatch):
-        self.request, self.patch = request, monkeypatch
-        self.user = request.getfixturevalue("alice")
+    def __init__(self, request, user, monkeypatch):
+        self.request, self.user, self.patch = request, user, monkeypatch
         self.prepare()
         no_proxies(monkeypatch)  # nor those that the sandbox bypasses
 
@@ -272,8 +272,8 @@ WAYS = [
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
-def way(request, rules, monkeypatch):
-    return request.param(request, monkeypatch)
+def way(request, alice, rules, monkeypatch):
+    return request.param(request, alice, monkeypatch)
 
 
 # --- Who may hear it ----------------------------------------------------------------------------
@@ -304,6 +304,16 @@ def test_who_proves_the_name_is_asked(way, authority):
 def test_who_does_not_prove_the_name_hears_nothing(way, imposter, authority, stranger):
     certificate = IMPOSTERS[imposter](authority, stranger)
     with listening(certificate=certificate) as (host, listener):
+        way.ask_in_vain(f"https://{host}")
+    hears_nothing(way, listener)
+
+
+def test_without_an_authority_of_the_operators_only_the_public_ones_count(
+    way, authority, monkeypatch
+):
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setattr(http, "_VERIFY", True)
+    with listening(certificate=authority.issue()) as (host, listener):
         way.ask_in_vain(f"https://{host}")
     hears_nothing(way, listener)
 
@@ -416,7 +426,7 @@ def test_a_request_passes_by_a_proxy_that_is_not_for_its_host(way, monkeypatch):
 # --- Whose connections they are -----------------------------------------------------------------
 
 FORK = """
-import os, sys
+import os, signal, sys
 from integrations import http
 from integrations.exceptions import ProviderUnavailable
 http.ProviderClient.provider = "strava"
@@ -425,6 +435,7 @@ def ask(path):
     http.ProviderClient()._request("GET", sys.argv[1] + path)
 ask("/parent")
 if os.fork() == 0:
+    signal.alarm(20)  # nobody else would end it
     ask("/child")
     try:
         ask("/silence")
