@@ -21,6 +21,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 from integrations import services
 from integrations.models import UsersIntegrations
@@ -57,6 +58,22 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     connection.ops.sql_flush = lambda style, tables, **options: [
         f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables
     ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def static_files_found_once() -> Iterator[None]:
+    """Have all clients share what WhiteNoise finds at its start: each is a start of its own."""
+    find, found = WhiteNoiseMiddleware.add_files_from_finders, {}
+
+    def find_once(self: WhiteNoiseMiddleware) -> None:
+        if self.static_prefix not in found:
+            find(self)
+            found[self.static_prefix] = dict(self.files)
+        self.files.update(found[self.static_prefix])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WhiteNoiseMiddleware, "add_files_from_finders", find_once)
+        yield
 
 
 @pytest.fixture(autouse=True)
