@@ -45,6 +45,18 @@ for number, handler in (
         signal.signal(number, handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses among them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the database: pytest-django lets nothing else reach it, so that the rest is
+    the same on each and need be run with one of them only.
+    """
+    ways = {"db", "transactional_db", "django_db_setup"}
+    for item in items:
+        asked_for = ways.intersection(getattr(item, "fixturenames", ()))
+        if asked_for or item.get_closest_marker("django_db"):
+            item.add_marker("database")
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     """Spare PostgreSQL what only a crash of its machine, or a large table, would need."""

@@ -1,8 +1,8 @@
 """Run every test on SQLite and, where one answers, on PostgreSQL; in CI one has to answer.
 
-Without arguments for pytest both are tested at the same time, because most tests wait for other
-processes; the browsers come afterwards, each with one database. It also measures how much of the
-code the tests run, and fails below the floor that pyproject.toml names.
+What uses no database is tested once. Without arguments for pytest both are tested at the same time,
+because most tests wait for other processes, and each has a browser afterwards. It also measures how
+much of the code the tests run, and fails below the floor that pyproject.toml names.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
-from subprocess import STDOUT
+from concurrent.futures import ThreadPoolExecutor
+from subprocess import PIPE, STDOUT
+from typing import NamedTuple
 
 import psycopg
 
@@ -35,36 +36,48 @@ def main() -> int:
                 return code
         return 0
     python("coverage", "erase")
-    # Most tests wait for other processes, so two of them may run at a time.
-    rest = ("--ignore=tests/browser", "--numprocesses=2", "--dist=loadfile")
-    failed = together({f"Tests on {name}": (url, *rest) for name, url in databases.items()})
-    firefox = (databases["SQLite"], "tests/browser", "-k", "firefox")
-    chromium = ([*databases.values()][-1], "tests/browser", "-k", "not firefox")
-    failed = together({"Firefox": firefox, "Chromium": chromium}) or failed
+    # Two of them may run at a time for the same reason; whoever has no more takes from the other.
+    rest = ("--ignore=tests/browser", "--numprocesses=2", "--dist=worksteal")
+    sqlite, postgresql = databases["SQLite"], databases.get("PostgreSQL")
+    firefox = Run("Firefox", sqlite, ("tests/browser", "-k", "firefox"))
+    chromium = Run("Chromium", postgresql or sqlite, ("tests/browser", "-k", "not firefox"))
+    lanes = [[Run("Tests on SQLite", sqlite, rest), firefox], [chromium]]
+    if postgresql:
+        lanes[1].insert(0, Run("Tests on PostgreSQL", postgresql, (*rest, "-m", "database")))
+    with ThreadPoolExecutor() as threads:
+        failed = [code for codes in threads.map(in_turn, lanes) for code in codes if code]
     if failed:
-        return failed
+        return failed[0]
     print("\n=== Coverage ===", flush=True)
     python("coverage", "combine", "--quiet")
     return python("coverage", "report")
 
 
-def together(runs: dict[str, tuple[str, ...]]) -> int:
-    """Run pytest on several databases, each with its arguments, and print one after the other."""
-    started = {}
-    # Hundreds of processes begin: the first may compile for the others.
-    common = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-    measured = ("--cov", "--cov-report=", "--cov-fail-under=0")  # the floor is for all together
-    for title, (url, *arguments) in runs.items():
-        output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+class Run(NamedTuple):
+    """One pytest: on which database, and with which arguments."""
+
+    title: str
+    url: str
+    arguments: tuple[str, ...]
+
+
+def in_turn(runs: list[Run]) -> list[int]:
+    """Run one after the other, and print each once it has ended; returns the exit codes."""
+    codes = []
+    for title, url, arguments in runs:
+        measured = ("--cov", "--cov-report=", "--cov-fail-under=0")  # the floor is for all together
+        env = {
+            **os.environ,
+            # Hundreds of processes begin: the first may compile for the others.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "TEST_DATABASE_URL": url,
+            "COVERAGE_FILE": f".coverage.{title}",
+        }
         command = [sys.executable, "-m", "pytest", *measured, *arguments]
-        env = {**common, "TEST_DATABASE_URL": url, "COVERAGE_FILE": f".coverage.{title}"}
-        started[title] = output, subprocess.Popen(command, env=env, stdout=output, stderr=STDOUT)
-    failed = 0
-    for title, (output, run) in started.items():
-        failed = run.wait() or failed
-        output.seek(0)
-        print(f"\n=== {title} ===\n{output.read().decode(errors='replace')}", flush=True)
-    return failed
+        ended = subprocess.run(command, env=env, stdout=PIPE, stderr=STDOUT)
+        print(f"\n=== {title} ===\n{ended.stdout.decode(errors='replace')}", flush=True)
+        codes.append(ended.returncode)
+    return codes
 
 
 def python(module: str, *arguments: str, **env: str) -> int:
