@@ -24,19 +24,32 @@ CONNECT = "/integrations/garminconnect/connect/"
 MFA_URL = "/integrations/garminconnect/mfa/"
 
 
-@pytest.fixture
-def site(sandbox, settings, db):
-    site = Site(
-        INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url, TASKS_BACKEND="database"
-    )
+@pytest.fixture(scope="module")
+def web(django_db_setup, running_sandbox):
+    """Three web processes, which every test finds as a site's users would: running."""
+    site = processes_at(running_sandbox)
+    site.web(workers=3)
     yield site
     site.stop()
 
 
 @pytest.fixture
-def athlete(alice, site):
-    site.web(workers=3)
-    return Athlete(site, alice)
+def site(sandbox, db):
+    """The workers, which each test has to itself."""
+    site = processes_at(sandbox)
+    yield site
+    site.stop()
+
+
+def processes_at(sandbox):
+    return Site(
+        INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url, TASKS_BACKEND="database"
+    )
+
+
+@pytest.fixture
+def athlete(alice, web, site):
+    return Athlete(web, alice)
 
 
 def step(user):

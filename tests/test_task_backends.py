@@ -37,8 +37,8 @@ MFA_URL = "/integrations/garminconnect/mfa/"
 class Queue:
     """A queue of the test's own, seen from the broker's side."""
 
-    def __init__(self, url):
-        self.url, self.name = url, f"tests-{uuid.uuid4()}"
+    def __init__(self, url, name=None):
+        self.url, self.name = url, name or f"tests-{uuid.uuid4()}"
         self.env = {
             "TASKS_BACKEND": "celery",
             "CELERY_BROKER_URL": url,
