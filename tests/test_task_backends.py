@@ -48,14 +48,24 @@ class Queue:
         self.connection = kombu.Connection(url, connect_timeout=3, transport_options=options)
         self.connection.connect()
         self.channel = self.connection.channel()
+        self.got = []
 
     def get(self):
         """The message that a worker would get next; nobody else gets it until it is requeued."""
-        return wait_until(lambda: kombu.Queue(self.name)(self.channel).get(accept=["json"]))
+        message = wait_until(lambda: kombu.Queue(self.name)(self.channel).get(accept=["json"]))
+        self.got.append(message)
+        return message
 
     def length(self):
         """How many messages wait, those in a worker's hands apart."""
         return self.channel.queue_declare(self.name, passive=True).message_count
+
+    def empty(self):
+        for message in self.got:
+            if not message.acknowledged:
+                message.ack()
+        self.channel.queue_purge(self.name)
+        self.connection.release()
 
     def delete(self):
         self.channel.queue_delete(self.name)
@@ -83,17 +93,40 @@ def queue():
     queue.delete()
 
 
+@pytest.fixture(scope="module")
+def web(django_db_setup, running_sandbox):
+    """Two web processes, which stand for all tests, and so does the queue that they send to."""
+    queue = queue_on(RABBITMQ_URL)
+    site = processes_at(running_sandbox, queue.env)
+    site.web(workers=2)
+    yield site
+    site.stop()
+    queue.delete()
+
+
 @pytest.fixture
-def site(sandbox, db, queue):
-    site = Site(INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url, **queue.env)
+def sent(web):
+    """The queue that the web processes send to; what a test leaves there is gone with it."""
+    queue = Queue(RABBITMQ_URL, web.env["CELERY_TASK_DEFAULT_QUEUE"])
+    yield queue
+    queue.empty()
+
+
+@pytest.fixture
+def site(sandbox, db, sent):
+    """The workers, which each test has to itself."""
+    site = processes_at(sandbox, sent.env)
     yield site
     site.stop()
 
 
+def processes_at(sandbox, env):
+    return Site(INTEGRATIONS_SANDBOX="on", INTEGRATIONS_SANDBOX_URL=sandbox.url, **env)
+
+
 @pytest.fixture
-def athlete(alice, site):
-    site.web(workers=2)
-    return Athlete(site, alice)
+def athlete(alice, web, site):
+    return Athlete(web, alice)
 
 
 def celery_worker(site, log=None):
@@ -117,7 +150,7 @@ def celery_worker(site, log=None):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_mfa_journey_over_rabbitmq_and_two_celery_workers(alice, site, athlete, garmin, queue):
+def test_the_mfa_journey_over_rabbitmq_and_two_celery_workers(alice, site, athlete, garmin):
     for _ in range(2):
         celery_worker(site)
 
@@ -140,9 +173,9 @@ def everything_in(message):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_messages_hold_ids_and_never_a_secret(alice, site, athlete, garmin, queue):
+def test_messages_hold_ids_and_never_a_secret(alice, site, athlete, garmin, sent):
     athlete.post(CONNECT, email=MFA, password=PASSWORD)
-    sign_in = queue.get()
+    sign_in = sent.get()
     attempt = str(GarminConnectLogin.objects.get().attempt)
     args, kwargs, _ = sign_in.payload
     assert sign_in.content_type == "application/json"
@@ -157,7 +190,7 @@ def test_messages_hold_ids_and_never_a_secret(alice, site, athlete, garmin, queu
     assert worker.wait(30) == 0
 
     athlete.post(MFA_URL, code=MFA_CODE)
-    answer = queue.get()
+    answer = sent.get()
     assert answer.payload[:2] == [[alice.pk, attempt], {}]
     assert f"'{MFA_CODE}'" not in everything_in(answer)
     assert f'"{MFA_CODE}"' not in everything_in(answer)
@@ -165,18 +198,18 @@ def test_messages_hold_ids_and_never_a_secret(alice, site, athlete, garmin, queu
 
 @pytest.mark.django_db(transaction=True)
 def test_a_task_whose_worker_was_killed_comes_again_and_finds_itself_superseded(
-    alice, site, athlete, garmin, queue, tmp_path
+    alice, site, athlete, garmin, sent, tmp_path
 ):
     worker = celery_worker(site)
     garmin.fail("mobile_page", "silence", seconds=60)
     athlete.post(CONNECT, email=MFA, password=PASSWORD)
     wait_until(lambda: garmin.calls["mobile_page"])
-    assert queue.length() == 0
+    assert sent.length() == 0
     time.sleep(1)  # in which a worker that did so at once would have taken it off the queue
     os.killpg(worker.pid, signal.SIGKILL)  # with the process that it runs the task in
     worker.wait()
 
-    again = queue.get()
+    again = sent.get()
     assert again.delivery_info["redelivered"]
     args, kwargs, _ = again.payload
     garmin.recover()
@@ -190,7 +223,7 @@ def test_a_task_whose_worker_was_killed_comes_again_and_finds_itself_superseded(
     worker.terminate()
     assert worker.wait(30) == 0
 
-    assert queue.length() == 0
+    assert sent.length() == 0
     assert garmin.calls["mobile_page"] == asked
     login = GarminConnectLogin.objects.get()
     assert (login.step, login.password) == ("running", None)
