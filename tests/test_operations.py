@@ -9,6 +9,7 @@ import json
 import logging
 import logging.config
 import re
+import shutil
 import socket
 import sys
 import time
@@ -145,12 +146,24 @@ def test_a_missing_queue_is_told(db, client, settings):
         assert failed_checks(client) == {"task_backend"}
 
 
-def ask_with_celery(broker_url, tmp_path):
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory):
+    """The file of a site's database, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "db.sqlite3"
+    code, _out, err = manage("migrate", **PRODUCTION, DATABASE_URL=f"sqlite:///{path}")
+    assert code == 0, err
+    return path
+
+
+@pytest.fixture
+def database_url(migrated, tmp_path):
+    return f"sqlite:///{shutil.copy(migrated, tmp_path)}"
+
+
+def ask_with_celery(broker_url, database_url):
     """The status, the checks and the seconds of a site in a process of its own."""
     script = (
-        "import time; from django.core.management import call_command;"
-        "from django.test import Client; call_command('migrate', verbosity=0);"
-        "start = time.monotonic();"
+        "import time; from django.test import Client; start = time.monotonic();"
         "response = Client().get('/healthz/', headers={'host': 'example.org'});"
         "print(response.status_code, response.json()['checks']['task_backend'],"
         "sum(value == 'ok' for value in response.json()['checks'].values()),"
@@ -161,7 +174,7 @@ def ask_with_celery(broker_url, tmp_path):
         **PRODUCTION,
         TASKS_BACKEND="celery",
         CELERY_BROKER_URL=broker_url,
-        DATABASE_URL=f"sqlite:///{tmp_path / 'db.sqlite3'}",
+        DATABASE_URL=database_url,
         PYTHONWARNINGS="ignore",
     )
     assert code == 0, err
@@ -172,22 +185,22 @@ def ask_with_celery(broker_url, tmp_path):
 
 
 @pytest.mark.parametrize("url", [RABBITMQ_URL, REDIS_URL])
-def test_a_broker_that_answers_is_healthy_over_plain_http(url, tmp_path):
+def test_a_broker_that_answers_is_healthy_over_plain_http(url, database_url):
     queue_on(url).delete()
-    assert ask_with_celery(url, tmp_path)[:3] == (200, "ok", 4)
+    assert ask_with_celery(url, database_url)[:3] == (200, "ok", 4)
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "redis"])
-def test_a_broker_that_refuses_is_told(scheme, tmp_path):
+def test_a_broker_that_refuses_is_told(scheme, database_url):
     url = f"{scheme}://me:hunter22@127.0.0.1:9/"
-    assert ask_with_celery(url, tmp_path)[:3] == (503, "failed", 3)
+    assert ask_with_celery(url, database_url)[:3] == (503, "failed", 3)
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "redis"])
-def test_a_broker_that_says_nothing_is_told_within_seconds(scheme, tmp_path):
+def test_a_broker_that_says_nothing_is_told_within_seconds(scheme, database_url):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}://me:hunter22@127.0.0.1:{silent.getsockname()[1]}/"
-        *found, seconds = ask_with_celery(url, tmp_path)
+        *found, seconds = ask_with_celery(url, database_url)
     assert found == [503, "failed", 3]
     assert seconds < 6
 
@@ -393,14 +406,13 @@ def test_openmetrics_are_spoken_where_they_are_asked_for(db, client, prometheus)
 
 COUNT = "from integrations import metrics; metrics.count_refresh('strava', 'refreshed')"
 SCRAPE = (
-    f"{COUNT}; from django.test import Client; from django.core.management import call_command;"
-    "call_command('migrate', verbosity=0);"
+    f"{COUNT}; from django.test import Client;"
     "headers = {'host': 'example.org', 'authorization': 'Bearer s3cret'};"
     "print(Client().get('/metrics', headers=headers).content.decode())"
 )
 
 
-def test_processes_of_a_machine_are_counted_together(tmp_path):
+def test_processes_of_a_machine_are_counted_together(database_url, tmp_path):
     counts = tmp_path / "counts"
     counts.mkdir()
     env = {
@@ -408,7 +420,7 @@ def test_processes_of_a_machine_are_counted_together(tmp_path):
         "PROMETHEUS": "on",
         "PROMETHEUS_TOKEN": "s3cret",
         "PROMETHEUS_MULTIPROC_DIR": str(counts),
-        "DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}",
+        "DATABASE_URL": database_url,
         "PYTHONWARNINGS": "ignore",
     }
     for script in (COUNT, SCRAPE):
