@@ -1,6 +1,6 @@
 # make run    the site with its sandbox on http://127.0.0.1:8000/
 # make test   every test, on SQLite and, where one answers, on PostgreSQL
-# make bench  measure, and print a table: on PostgreSQL where one answers, else on SQLite
+# make bench  measure, and print a table: on PostgreSQL where one answers, and the services on SQLite
 # make kill   kill -9 at 200 random moments, after which no link may be lost
 # make soak   twenty minutes of mixed traffic with random faults: see docs/soak.md
 # make lint   format, lint, types, layers, migrations

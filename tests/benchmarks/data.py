@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.db import connection
 from django.db.models import Model
 from django.db.models.functions import Now
@@ -12,9 +14,10 @@ from django.utils import timezone
 
 from integrations import services
 from integrations.models import UsersIntegrations
-from integrations.strava.client import StravaTokens
 
+from . import obvious
 from .database import CLIENT_ID
+from .models import Obvious
 
 USER = get_user_model()
 
@@ -39,19 +42,33 @@ def grow_to(users: int) -> None:
         _settle(model)
 
 
+def grow_obvious_to(users: int) -> None:
+    """Have as many rows of the obvious model; needs as many users."""
+    obvious.link_strava(obvious.create(1), _tokens())
+    _copy(Obvious, users, {"id": "number", "user_id": "number"})
+    _settle(Obvious)
+
+
+def forget_all() -> None:
+    """Leave no user, so that the next part starts with the rows that it wants."""
+    call_command("flush", interactive=False, verbosity=0)
+
+
 def _first() -> None:
     user = USER.objects.create(pk=1, username="athlete1")
     row = services.create_user_integrations(user.pk)
-    tokens = {
-        "access_token": f"access-{0:033}",
-        "refresh_token": f"refresh-{0:032}",
-        "expires_at": int((timezone.now() + timedelta(hours=5)).timestamp()),
-        "athlete": {"id": 1},
-    }
-    services.link_strava_account(row, StravaTokens.model_validate(tokens))
+    services.link_strava_account(row, _tokens() | {"athlete": {"id": 1}})
     UsersIntegrations.objects.update(
         strava_scope="read,profile:read_all", strava_site_client_id=CLIENT_ID
     )
+
+
+def _tokens() -> dict[str, Any]:
+    return {
+        "access_token": f"access-{0:033}",
+        "refresh_token": f"refresh-{0:032}",
+        "expires_at": int((timezone.now() + timedelta(hours=5)).timestamp()),
+    }
 
 
 def _copy(model: type[Model], until: int, own: dict[str, str]) -> None:

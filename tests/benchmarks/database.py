@@ -39,31 +39,40 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def throw_away(choice: str) -> Iterator[str]:
-    """Set Django up on an empty database; gives the database's name.
+def throw_away(choice: str, *apps: str) -> Iterator[str]:
+    """Set Django up on an empty database, with further apps; gives the database's name.
 
     `choice` is "sqlite", "postgres", or "" for PostgreSQL where one answers.
     """
     if choice != "sqlite":
-        try:
-            psycopg.connect(POSTGRES_URL, connect_timeout=3).close()
+        if has_postgres():
             choice = "postgres"
-        except psycopg.OperationalError:
-            if choice:
-                raise SystemExit("No PostgreSQL answers at TEST_POSTGRES_URL.") from None
+        elif choice:
+            raise SystemExit("No PostgreSQL answers at TEST_POSTGRES_URL.")
     database = _postgres() if choice == "postgres" else _sqlite()
     with database as url, tempfile.TemporaryDirectory(prefix="integrations-spool-") as spool:
         os.environ.update(_ENVIRONMENT, DATABASE_URL=url, INTEGRATIONS_SPOOL_DIR=spool)
         import django
+        from django.conf import settings
         from django.core.management import call_command
         from django.db import connections
 
+        settings.INSTALLED_APPS += apps
         django.setup()
         call_command("migrate", verbosity=0)
+        call_command("migrate", run_syncdb=True, verbosity=0)  # for `apps`, which have users, too
         try:
             yield "PostgreSQL" if choice == "postgres" else "SQLite"
         finally:
             connections.close_all()
+
+
+def has_postgres() -> bool:
+    try:
+        psycopg.connect(POSTGRES_URL, connect_timeout=3).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @contextmanager

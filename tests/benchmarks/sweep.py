@@ -15,54 +15,49 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from . import provider
+from .table import Line
+
 WORKERS = 32
 LATENCY = 0.05  # seconds
-DUE = 2_000
-FEW, MANY = 10_000, 100_000
+DUE, DUE_FEW = 2_000, 500
+FEW = 10_000
 REPEATS = 3
 MEMORY = 150  # MB
 
 
-def measure() -> Iterator[Any]:
-    from . import data, provider
-    from .table import Line
-
+def measure(many: int) -> Iterator[Line]:
     with provider.running(LATENCY) as url:
         latency = provider.measured_latency(url)
-        best = WORKERS / latency
-        runs: dict[tuple[str, int], dict[str, Any]] = {}
-        for users in (FEW, MANY):
-            data.grow_to(users)
-            for how in ("sweep", "bare") if users == MANY else ("sweep",):
-                # The fastest of a few, because what else a machine does only ever adds.
-                found = []
-                for _ in range(REPEATS):
-                    data.make_due(DUE, users)
-                    found.append(_in_a_process(how, url))
-                    assert found[-1]["refreshed"] == DUE, found[-1]
-                runs[how, users] = min(found, key=lambda run: run["seconds"])
-                runs[how, users]["peak"] = max(run["peak"] for run in found)
+        few = _fastest("sweep", FEW, DUE, url)
+        sweep = _fastest("sweep", many, DUE, url)
+        bare = _fastest("bare", many, DUE, url)
+        short = _fastest("sweep", many, DUE_FEW, url)
 
-    sweep, few, bare = runs["sweep", MANY], runs["sweep", FEW], runs["bare", MANY]
-    rate, bare_rate = DUE / sweep["seconds"], DUE / bare["seconds"]
-    name = f"sweep, {MANY:,} users, {DUE:,} due, {WORKERS} workers"
+    best = WORKERS / latency
+    among = f"of {many:,}, {WORKERS} workers"
+    # Each sweep has a process of its own, so the first connections and threads count, too; among
+    # fewer rows they weigh more.
+    for due, run, bound in ((DUE, sweep, 0.85), (DUE_FEW, short, 0.75)):
+        rate = due / run["seconds"]
+        yield Line(
+            f"sweep, {due:,} due {among}",
+            f"{rate:,.0f} refreshes/s",
+            f"at best {best:,.0f}/s ({WORKERS} ÷ {latency * 1e3:.1f} ms)",
+            f"{rate / best:.0%}",
+            f"≥ {bound:.0%}",
+            rate / best >= bound,
+        )
+    bare_rate = DUE / bare["seconds"]
     yield Line(
-        name,
-        f"{rate:,.0f} refreshes/s",
-        f"at best {best:,.0f}/s ({WORKERS} ÷ {latency * 1e3:.1f} ms)",
-        f"{rate / best:.0%}",
-        "≥ 80 %",
-        rate / best >= 0.8,
-    )
-    yield Line(
-        f"{name}: CPU",
+        f"sweep, {DUE:,} due {among}: CPU",
         f"{sweep['cpu'] / DUE * 1e3:.2f} ms a refresh",
         f"bare threads {bare['cpu'] / DUE * 1e3:.2f} ms, {bare_rate:,.0f}/s "
         f"({bare_rate / best:.0%} of best)",
         f"{sweep['cpu'] / bare['cpu']:.2f}",
     )
     yield Line(
-        f"{name}: time",
+        f"sweep, {DUE:,} due {among}: time",
         f"{sweep['seconds']:.2f} s",
         f"{few['seconds']:.2f} s over {FEW:,} users",
         f"{sweep['seconds'] / few['seconds']:.2f}",
@@ -71,7 +66,7 @@ def measure() -> Iterator[Any]:
     )
     peak = sweep["peak"] / 1e6
     yield Line(
-        f"{name}: peak memory",
+        f"sweep, {DUE:,} due {among}: peak memory",
         f"{peak:.0f} MB",
         f"{sweep['at_start'] / 1e6:.0f} MB before the sweep",
         f"{sweep['peak'] / sweep['at_start']:.2f}",
@@ -80,11 +75,25 @@ def measure() -> Iterator[Any]:
     )
 
 
-def _in_a_process(how: str, provider: str) -> dict[str, Any]:
+def _fastest(how: str, users: int, due: int, url: str) -> dict[str, Any]:
+    """The fastest of a few runs, because what else a machine does only ever adds; and the highest
+    peak of them."""
+    from . import data  # which needs Django, and that is what a process of ours measures
+
+    data.grow_to(users)
+    runs = []
+    for _ in range(REPEATS):
+        data.make_due(due, users)
+        runs.append(_in_a_process(how, url))
+        assert runs[-1]["refreshed"] == due, runs[-1]
+    return min(runs, key=lambda run: run["seconds"]) | {"peak": max(run["peak"] for run in runs)}
+
+
+def _in_a_process(how: str, url: str) -> dict[str, Any]:
     """Run as cron would; gives the seconds of the sweep alone, and the process's peak."""
     output = subprocess.check_output(
         [sys.executable, "-m", __name__, how],
-        env={**os.environ, "STRAVA_OAUTH_URL": f"{provider}/oauth"},
+        env={**os.environ, "STRAVA_OAUTH_URL": f"{url}/oauth"},
         text=True,
     )
     return json.loads(output)

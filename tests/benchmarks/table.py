@@ -9,7 +9,7 @@ _HEADINGS = ("what", "figure", "against, in the same run", "ratio", "bound", "")
 
 class Line(NamedTuple):
     what: str
-    figure: str
+    figure: str = ""
     against: str = ""
     ratio: str = ""
     bound: str = ""
