@@ -117,6 +117,9 @@ def make_due(number: int, among: int) -> None:
         # In another order than the keys', as it is in life.
         row.strava_token_expires_at = now + timedelta(seconds=(place * 7919) % 3000)
     UsersIntegrations.objects.bulk_update(due, ["strava_token_expires_at"], batch_size=500)
-    UsersIntegrations.objects.update(strava_lease=None, strava_lease_until=None)
+    # Not of a million rows that have none.
+    UsersIntegrations.objects.exclude(strava_lease=None).update(
+        strava_lease=None, strava_lease_until=None
+    )
     assert UsersIntegrations.objects.filter(strava_token_expires_at__lt=Now()).count() < number
     _settle(UsersIntegrations)
