@@ -39,7 +39,7 @@ class SecretsExceptionReporterFilter(SafeExceptionReporterFilter):
     def cleanse_setting(self, key: Any, value: Any) -> Any:
         # URLs of brokers and caches may have passwords in them.
         cleansed = super().cleanse_setting(key, value)
-        return redact(cleansed) if isinstance(cleansed, str) else cleansed
+        return redact(str(cleansed)) if isinstance(cleansed, str) else cleansed  # may be a lazy one
 
     def get_post_parameters(self, request: HttpRequest | None) -> dict[str, Any]:
         if request is None:
