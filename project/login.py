@@ -1,39 +1,32 @@
-"""Signing in, with a limit on guesses and a line in the log: for athletes, and for staff in the
-admin."""
+"""Signing in, with a limit on guesses by django-axes and a line in the log: for athletes, and for
+staff in the admin."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
 import re
-import unicodedata
-from collections.abc import Iterator
 from contextlib import suppress
-from hashlib import sha256
 from typing import Any
 
+from axes.handlers.cache import AxesCacheHandler
 from django.conf import settings
-from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth import get_user_model
 from django.contrib.auth import views as auth_views
-from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.core.cache import cache
-from django.core.exceptions import ValidationError
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import salted_hmac
-from django.utils.translation import gettext_lazy as _
 
 from .proxy import is_trusted
 
 logger = logging.getLogger("project.login")
 
 WINDOW = 300  # seconds
-# Wrong passwords allowed within it: for one name from one network; from one network for any name;
-# for one name from anywhere. One network alone cannot reach the last limit, or anybody could lock
-# anybody out.
-MOST = (10, 50, 200)
+# Wrong passwords allowed within it: for one name from one network, and from one network for any
+# name.
+MOST, MOST_FROM_NETWORK = 10, 50
 # The port that some proxies append to an IPv4 address, or to one in brackets.
 _PORT = re.compile(r"^(\[.*\]|[^:]*):\d+$")
 
@@ -80,7 +73,13 @@ def hashed(typed: str) -> str:
     return salted_hmac("project.login", typed, algorithm="sha256").hexdigest()[:16]
 
 
-def _typed_user(name: str) -> str:
+def _typed(credentials: dict[str, Any]) -> str:
+    name = credentials.get("username") or credentials.get(get_user_model().USERNAME_FIELD)
+    return str(name or "")
+
+
+def _typed_user(credentials: dict[str, Any]) -> str:
+    name = _typed(credentials)
     try:
         return f"user {get_user_model()._default_manager.get_by_natural_key(name).pk}"
     except Exception:  # there is none, or the database cannot tell
@@ -102,55 +101,49 @@ def note_logout(request: HttpRequest, user: Any, **kwargs: Any) -> None:
 def note_failure(
     credentials: dict[str, Any], request: HttpRequest | None = None, **kwargs: Any
 ) -> None:
-    name = credentials.get("username") or credentials.get(get_user_model().USERNAME_FIELD)
-    note("login.failed", _typed_user(str(name or "")), request)
+    # axes has heard of it before, and set this for the one that is too many and those after it.
+    locked_out = getattr(request, "axes_locked_out", False)
+    note("login.limited" if locked_out else "login.failed", _typed_user(credentials), request)
 
 
-class ThrottledForm(AuthenticationForm):
-    """Counts wrong passwords in Django's cache, and after too many refuses even the right one:
-    otherwise guessing could go on until one is accepted."""
+def counted_name(request: HttpRequest, credentials: dict[str, Any] | None = None) -> str:
+    """For AXES_USERNAME_CALLABLE: another spelling is not another name. All have one length, or
+    somebody with a part of another's address could add the rest of it to a name."""
+    return hashed(_typed(credentials or {}).casefold())
 
-    throttled = False
 
-    def clean(self) -> dict[str, Any]:
-        if not self.cleaned_data.get("password"):
-            return super().clean()  # no password, no guess
-        keys = dict(self._keys())
-        # Count first, then check the password: many at once must not all pass the limit. A cache
-        # that is down keeps nobody out.
+def most_failures(request: Any, credentials: dict[str, Any] | None = None) -> int:
+    """For AXES_FAILURE_LIMIT. Where no network is known, it takes more to lock somebody out."""
+    return MOST if request.axes_ip_address else MOST_FROM_NETWORK
+
+
+class Handler(AxesCacheHandler):
+    """For AXES_HANDLER: the limit for a name from a network is axes', the one for a network ours.
+
+    A cache that is down keeps nobody out.
+    """
+
+    def is_allowed(self, request: Any, credentials: dict[str, Any] | None = None) -> bool:
         with suppress(Exception):
-            # The narrowest first: a try that it stops is not counted by the others.
-            self.throttled = any(count(key) > most for key, most in keys.items())
-        if self.throttled:
-            note("login.limited", _typed_user(self.cleaned_data.get("username", "")), self.request)
-            raise ValidationError(
-                _("Too many wrong passwords. Please try again in five minutes."), code="throttled"
-            )
-        cleaned: dict[str, Any] = super().clean()
-        # The password was right, so it does not count as wrong.
+            if cache.get(f"login:{request.axes_ip_address}", 0) >= MOST_FROM_NETWORK:
+                return False
+            return bool(super().is_allowed(request, credentials))
+        return True
+
+    def user_login_failed(
+        self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any
+    ) -> None:
         with suppress(Exception):
-            for key in keys:
-                cache.decr(key)
-            cache.delete(next(iter(keys)))
-        return cleaned
+            if request.axes_ip_address and not request.axes_locked_out:
+                count(f"login:{request.axes_ip_address}")
+            super().user_login_failed(sender, credentials, request, **kwargs)
 
-    def _keys(self) -> Iterator[tuple[str, int]]:
-        """The cache keys and their limits; the name with its network comes first."""
-        name = unicodedata.normalize("NFKC", self.cleaned_data.get("username", "")).casefold()
-        network = client_network(self.request) if self.request is not None else ""
-        whom = [(name, network), ("", network), (name, "")]
-        for who, most in zip(whom, MOST, strict=True):
-            # Without a known network, all would share one count.
-            if network or who is whom[-1]:
-                yield "login:" + sha256(repr(who).encode(errors="replace")).hexdigest(), most
-
-
-class ThrottledAdminForm(ThrottledForm, AdminAuthenticationForm):
-    """For `admin.site.login_form`."""
+    def user_logged_in(self, *args: Any, **kwargs: Any) -> None:
+        with suppress(Exception):
+            super().user_logged_in(*args, **kwargs)
 
 
 class LoginView(auth_views.LoginView):
-    authentication_form = ThrottledForm
     redirect_authenticated_user = True
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -160,7 +153,4 @@ class LoginView(auth_views.LoginView):
         if form.non_field_errors():
             for field in form.fields.values():
                 field.widget.attrs |= {"aria-invalid": "true", "aria-describedby": "login-error"}
-        response = super().form_invalid(form)
-        if form.throttled:
-            response.status_code = 429
-        return response
+        return super().form_invalid(form)

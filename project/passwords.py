@@ -51,7 +51,7 @@ class ThrottledPasswordChangeForm(PasswordChangeForm):
         key = f"password:{self.user.pk}"
         throttled = False
         with suppress(Exception):  # a cache that is down keeps nobody out
-            throttled = count(key) > MOST[0]
+            throttled = count(key) > MOST
         if throttled:
             raise ValidationError(
                 _("Too many wrong passwords. Please try again in five minutes."), code="throttled"

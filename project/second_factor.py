@@ -23,9 +23,9 @@ def protect_admin() -> None:
     from django_otp.admin import OTPAdminAuthenticationForm, OTPAdminSite
     from django_otp.forms import otp_verification_failed
 
-    from .login import ThrottledForm, note
+    from .login import note
 
-    class SecondFactorForm(ThrottledForm, OTPAdminAuthenticationForm):
+    class SecondFactorForm(OTPAdminAuthenticationForm):
         def _chosen_device(self, user: Any) -> Any:
             # There is one for each, so nobody has to choose it first.
             return next(iter(devices_for_user(user)), None)

@@ -4,6 +4,7 @@ The README explains each variable.
 """
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -100,6 +101,7 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django_tasks_db",
+    "axes",
 ]
 
 MIDDLEWARE = [
@@ -116,6 +118,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "project.urls"
@@ -225,6 +228,24 @@ PASSWORD_RESET_TIMEOUT = 3600  # seconds
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "integrations:settings"
 LOGOUT_REDIRECT_URL = "login"
+
+# Limits on guesses. They count for one name from one network: by the name alone, anybody could lock
+# anybody out. The counts are in the cache, so no table keeps what was typed.
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AXES_HANDLER = "project.login.Handler"
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_CLIENT_IP_CALLABLE = "project.login.client_network"
+AXES_USERNAME_CALLABLE = "project.login.counted_name"
+AXES_FAILURE_LIMIT = "project.login.most_failures"
+AXES_COOLOFF_TIME = timedelta(minutes=5)
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_RESET_ON_SUCCESS = True
+AXES_LOCKOUT_CALLABLE = "project.views.locked_out"
+# Its pages would show empty tables.
+AXES_ENABLE_ADMIN = False
 
 # A code of an authenticator app, besides the password, for the admin.
 STAFF_SECOND_FACTOR = env.flag("STAFF_SECOND_FACTOR")
@@ -378,5 +399,7 @@ LOGGING = {
         "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
         # It would log a traceback per probe, with URLs; project.health logs one line.
         "health_check": {"level": "CRITICAL"},
+        # project.login logs a line of its own.
+        "axes": {"level": "CRITICAL"},
     },
 }

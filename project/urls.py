@@ -6,7 +6,6 @@ from django.views.generic import RedirectView
 
 from . import login, passwords, second_factor, views
 
-admin.site.login_form = login.ThrottledAdminForm
 admin.site.password_change_form = passwords.ThrottledAdminPasswordChangeForm
 if settings.STAFF_SECOND_FACTOR:
     second_factor.protect_admin()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
@@ -10,6 +12,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from integrations import metrics
+
+from .login import WINDOW
 
 
 @never_cache
@@ -43,6 +47,20 @@ async def healthz(request: HttpRequest) -> HttpResponseBase:
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """Say in plain words that a form was too old, which is nearly always the cause."""
     message = _("This page was open for too long. Go back, reload it and try again.")
+    return _refusal(request, 403, "csrf_failed", message)
+
+
+def locked_out(request: HttpRequest, response: HttpResponse, credentials: Any) -> HttpResponse:
+    """For AXES_LOCKOUT_CALLABLE: even the right password is refused, or guessing could go on until
+    one is accepted."""
+    message = _("Too many wrong passwords. Please try again in five minutes.")
+    refusal = _refusal(request, 429, "too_many_requests", message)
+    refusal["Retry-After"] = str(WINDOW)
+    return refusal
+
+
+def _refusal(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:
     if request.accepts("text/html"):
-        return render(request, "csrf_failure.html", {"message": message}, status=403)
-    return JsonResponse({"error": {"code": "csrf_failed", "message": message}}, status=403)
+        context = {"message": message, "status": status}
+        return render(request, "try_again.html", context, status=status)
+    return JsonResponse({"error": {"code": code, "message": message}}, status=status)

@@ -537,7 +537,7 @@ def test_every_line_of_the_app_names_what_happened():
     events = re.findall(r'"event": f?"([^"]+)"', text)
     noted = re.findall(r'\bnote\(\s*"([^"]+)"', text)  # project.login's own, for log-ins
     assert len(events) == len(calls) - 1
-    assert len(noted) >= 8
+    assert len(noted) >= 7
     for event in [*events, *noted]:
         assert re.fullmatch(r"(\{[\w.]+\}|[a-z]+)\.(\{[\w.]+\}_?)?[a-z_]+", event)
 

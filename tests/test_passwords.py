@@ -81,10 +81,11 @@ def test_a_failed_log_in_leaves_a_line_without_what_was_typed(alice, client, lin
     assert TYPED not in repr([vars(record) for record in caplog.records if record.name != "django"])
 
 
-def test_a_guess_that_is_not_judged_leaves_a_line(alice, client, lines):
+def test_a_guess_too_many_leaves_a_line(alice, client, lines):
     for n in range(11):
         log_in(client, f"wrong-{n}")
-    assert [event for event, _line in lines()] == ["login.failed"] * 10 + ["login.limited"]
+    assert [event for event, _line in lines()] == ["login.failed"] * 9 + ["login.limited"] * 2
+    assert lines()[-1][1] == f"login.limited: user {alice.pk} from 127.0.0.1"
 
 
 # --- Changing -----------------------------------------------------------------------------------
