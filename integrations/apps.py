@@ -11,6 +11,6 @@ class IntegrationsConfig(AppConfig):
         from . import checks, conf, receivers  # noqa: F401  (registered by being imported)
 
         if url := conf.sandbox_url():
-            from .sandbox.garmin.hook import install_on_import
+            from .sandbox.garmin.hook import point_library_at
 
-            install_on_import(url)
+            point_library_at(url)

@@ -13,37 +13,32 @@ places, and TLS to a name that loopback has no certificate for. Beside it the
 URLs would have to be caught one call at a time. The one address made
 elsewhere (of ECGs) goes through `_resolve_url`, which is wrapped for it.
 
-For development and tests only: a site installs it where it starts, if both
+For development and tests only: a site does it where it starts, if both
 DEBUG and INTEGRATIONS_SANDBOX are on. A client made before keeps its
 addresses. What a sign-in leaves for its code (`client_state`) names them too,
-so it is resumed only where the hook points at the same sandbox.
+so it is resumed only where the library is pointed at the same sandbox.
 """
 
 from __future__ import annotations
 
-import importlib
-import ipaddress
 import os
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
-_LIBRARY = "garminconnect.client"
-_DOMAINS = ("garmin.com", "garmin.cn")
+_ORIGIN = re.compile(r"(http://(?:127(?:\.\d+){3}|\[::1\]|localhost)(?::\d+)?)/?")
+_GARMIN = re.compile(r"^https://(?=[\w.-]+\.garmin\.(?:com|cn)(?:/|$))")
 # Without these the library would call Garmin, with a password.
 _NEEDED = ("_sso", "_connect", "_connectapi", "_di_token_url")
 # In garminconnect.client.sso: how long a person would take to type.
-_PAUSES = ("LOGIN_DELAY", "MOBILE_DELAY", "WIDGET_DELAY")
+_PAUSES: dict[str, Any] = {
+    f"{way}_DELAY_{end}_S": 0.0 for way in ("LOGIN", "MOBILE", "WIDGET") for end in ("MIN", "MAX")
+}
 
-_lock = threading.RLock()
-_origin = ""
-_undo: list[Callable[[], None]] = []
+_patches = ExitStack()
 
 
 def point_library_at(base_url: str, *, pauses: bool = True) -> None:
@@ -55,25 +50,38 @@ def point_library_at(base_url: str, *, pauses: bool = True) -> None:
     Raises ValueError for a URL that is not loopback's, RuntimeError for a
     library that keeps its addresses elsewhere.
     """
-    global _origin
-    origin = _checked(base_url)
-    client = importlib.import_module(_LIBRARY)
-    with _lock:
-        restore_library()
-        _install(client)
-        if not pauses:
-            _skip_pauses()
-        _bypass_proxies(urlsplit(origin).hostname or "")
-        _origin = origin
+    found = _ORIGIN.fullmatch(base_url)
+    if found is None:
+        raise ValueError("the library can be pointed at the origin of a loopback address only")
+    origin = found[1]
+    from garminconnect.client import Client, sso  # a tenth of a second, and some megabytes
+
+    restore_library()
+    make, resolve = Client.__init__, Client._resolve_url
+
+    def moved(url: str) -> str:
+        return _GARMIN.sub(f"{origin}/garmin/", url)
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        make(self, *args, **kwargs)
+        for name, value in list(vars(self).items()):
+            if isinstance(value, str):
+                setattr(self, name, moved(value))
+        if not all(getattr(self, name, "").startswith(f"{origin}/") for name in _NEEDED):
+            raise RuntimeError("this garminconnect keeps its addresses where the hook cannot reach")
+
+    def _resolve_url(self: Any, path: str) -> str:
+        return moved(resolve(self, path))
+
+    _patches.enter_context(patch.multiple(Client, __init__=__init__, _resolve_url=_resolve_url))
+    if not pauses:
+        _patches.enter_context(patch.multiple(sso, **_PAUSES))
+    _bypass_proxies(str(urlsplit(origin).hostname))
 
 
 def restore_library() -> None:
-    """Take the hook out again: new clients call Garmin."""
-    global _origin
-    with _lock:
-        while _undo:
-            _undo.pop()()
-        _origin = ""
+    """Leave the library alone again: new clients call Garmin."""
+    _patches.close()
 
 
 @contextmanager
@@ -86,117 +94,9 @@ def pointed_at(base_url: str, *, pauses: bool = True) -> Iterator[None]:
         restore_library()
 
 
-def install_on_import(base_url: str, *, pauses: bool = True) -> None:
-    """`point_library_at`, put off until something imports the library.
-
-    Importing it costs a process a tenth of a second and some megabytes.
-    Raises ValueError at once for a URL that is not loopback's.
-    """
-    _checked(base_url)
-    if _LIBRARY in sys.modules:
-        point_library_at(base_url, pauses=pauses)
-        return
-    for finder in [each for each in sys.meta_path if isinstance(each, _Watcher)]:
-        sys.meta_path.remove(finder)
-    sys.meta_path.insert(0, _Watcher(lambda: point_library_at(base_url, pauses=pauses)))
-
-
-class _Watcher(MetaPathFinder):
-    """Finds the library where it is, and does something once it is loaded."""
-
-    def __init__(self, then: Callable[[], None]) -> None:
-        self._then = then
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != _LIBRARY:
-            return None
-        spec = PathFinder.find_spec(fullname, path)
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def execute_then(module: ModuleType) -> None:
-            execute(module)
-            self._then()
-            # Only now: if this failed, the next import must fail too.
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-
-        setattr(spec.loader, "exec_module", execute_then)  # noqa: B010 - only of this spec
-        return spec
-
-
-def _checked(base_url: str) -> str:
-    """The origin of a loopback URL. Raises ValueError for any other."""
-    parts = urlsplit(base_url)
-    host = parts.hostname or ""
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if parts.scheme != "http" or not is_loopback or parts.username is not None:
-        raise ValueError("the library can be pointed at http:// and a loopback address only")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("an origin is expected, without a path")
-    return f"http://{parts.netloc}"
-
-
-def _moved(url: str) -> str:
-    """The address of one of Garmin's hosts here; any other string as it is."""
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    if scheme != "https" or not host.endswith(tuple(f".{domain}" for domain in _DOMAINS)):
-        return url
-    return f"{_origin}/garmin/{host}{slash}{path}"
-
-
-def _install(client: ModuleType) -> None:
-    make: Callable[..., None] = client.Client.__init__
-    resolve: Callable[..., str] = client.Client._resolve_url
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        make(self, *args, **kwargs)
-        for name, value in list(vars(self).items()):
-            if isinstance(value, str):
-                setattr(self, name, _moved(value))
-        if not all(getattr(self, name, "").startswith(f"{_origin}/") for name in _NEEDED):
-            raise RuntimeError("this garminconnect keeps its addresses where the hook cannot reach")
-
-    def _resolve_url(self: Any, path: str) -> str:
-        return _moved(resolve(self, path))
-
-    _replace(client.Client, "__init__", __init__)
-    _replace(client.Client, "_resolve_url", _resolve_url)
-
-
-def _skip_pauses() -> None:
-    sso = importlib.import_module(f"{_LIBRARY}.sso")
-    for name in _PAUSES:
-        _replace(sso, f"{name}_MIN_S", 0.0)
-        _replace(sso, f"{name}_MAX_S", 0.0)
-
-
-def _replace(owner: Any, name: str, value: object) -> None:
-    former = getattr(owner, name)
-    setattr(owner, name, value)
-    _undo.append(lambda: setattr(owner, name, former))
-
-
 def _bypass_proxies(host: str) -> None:
     """Bypass a proxy that the environment names: it could read the passwords."""
     for name in ("no_proxy", "NO_PROXY"):
-        former = os.environ.get(name)
-        hosts = [each.strip() for each in (former or "").split(",") if each.strip()]
-        if "*" in hosts or host in hosts:
-            continue
-        os.environ[name] = ",".join([*hosts, host])
-        _undo.append(lambda name=name, former=former: _set_variable(name, former))  # type: ignore[misc]
-
-
-def _set_variable(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+        hosts = os.environ.get(name, "").split(",")
+        if host not in hosts:
+            os.environ[name] = ",".join(filter(None, [*hosts, host]))
