@@ -158,7 +158,6 @@ else:
     if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
         # So that /healthz/ reports an unresponsive server within seconds.
         DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _TASKS_BACKENDS = {
     "database": "django_tasks_db.DatabaseBackend",
@@ -265,10 +264,7 @@ if not MAILERS:
     SILENCED_SYSTEM_CHECKS += ["mail.W001"]
 DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "webmaster@localhost")
 
-LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
-USE_I18N = True
-USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
@@ -302,7 +298,6 @@ SECURE_CSP = {
     "base-uri": [CSP.NONE],
     "frame-ancestors": [CSP.NONE],
 }
-X_FRAME_OPTIONS = "DENY"
 SESSION_ENGINE = "project.sessions"
 # Lax, not Strict: the return from Strava is a cross-site navigation and needs the session.
 SESSION_COOKIE_SAMESITE = "Lax"
