@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import unicodedata
 from contextlib import suppress
 from typing import Any
 
@@ -69,7 +70,9 @@ def note(event: str, who: str, request: HttpRequest | None = None) -> None:
 
 
 def hashed(typed: str) -> str:
-    """A name for what was typed and belongs to no user: it may be a password in the wrong field."""
+    """A name for what was typed, which may be a password in the wrong field. Another spelling is
+    not another name."""
+    typed = unicodedata.normalize("NFKC", typed).casefold()
     return salted_hmac("project.login", typed, algorithm="sha256").hexdigest()[:16]
 
 
@@ -107,9 +110,9 @@ def note_failure(
 
 
 def counted_name(request: HttpRequest, credentials: dict[str, Any] | None = None) -> str:
-    """For AXES_USERNAME_CALLABLE: another spelling is not another name. All have one length, or
-    somebody with a part of another's address could add the rest of it to a name."""
-    return hashed(_typed(credentials or {}).casefold())
+    """For AXES_USERNAME_CALLABLE. All have one length, or somebody with a part of another's address
+    could add the rest of it to a name."""
+    return hashed(_typed(credentials or {}))
 
 
 def most_failures(request: Any, credentials: dict[str, Any] | None = None) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
 from contextlib import suppress
-from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
@@ -104,16 +102,11 @@ class QueuedPasswordResetForm(PasswordResetForm):
 
 def _counts(email: str, network: str) -> bool:
     """Count a message that was asked for; whether it may be sent."""
-    name = unicodedata.normalize("NFKC", email).casefold()
-    limits = {("", network): MOST_FROM_NETWORK, (name, ""): MOST_TO_ADDRESS}
-    try:
-        return all(
-            count("reset:" + sha256(repr(who).encode()).hexdigest(), HOUR) <= most
-            for who, most in limits.items()
-            if any(who)
-        )
-    except Exception:  # a cache that is down keeps nobody out
-        return True
+    limits = {f"reset:{network}": MOST_FROM_NETWORK} if network else {}
+    limits[f"reset:{hashed(email)}"] = MOST_TO_ADDRESS
+    with suppress(Exception):  # a cache that is down keeps nobody out
+        return all(count(key, HOUR) <= most for key, most in limits.items())
+    return True
 
 
 def _address(user: Any, request: HttpRequest) -> str:
