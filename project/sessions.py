@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from django.contrib.sessions.backends import db
+from django.contrib.sessions.backends.base import SessionBase
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.utils import timezone
 
@@ -23,17 +24,13 @@ def stored_key(session_key: str | None) -> str:
 
 # The class keeps its name: Django salts the signature of what it stores with it.
 class SessionStore(db.SessionStore):
+    # These of the base class ask the ones below, in a thread.
+    aload, aexists = SessionBase.aload, SessionBase.aexists
+    asave, adelete = SessionBase.asave, SessionBase.adelete
+
     def load(self) -> dict[str, Any]:
-        return self._opened(self._rows().first())
-
-    async def aload(self) -> dict[str, Any]:
-        return self._opened(await self._rows().afirst())
-
-    def _rows(self) -> Any:
         key = stored_key(self.session_key)
-        return self.model.objects.filter(session_key=key, expire_date__gt=timezone.now())
-
-    def _opened(self, row: AbstractBaseSession | None) -> dict[str, Any]:
+        row = self.model.objects.filter(session_key=key, expire_date__gt=timezone.now()).first()
         if row is None:
             self._session_key = None  # as Django does: nobody chooses the key of a new session
             return {}
@@ -42,23 +39,11 @@ class SessionStore(db.SessionStore):
     def exists(self, session_key: str) -> bool:
         return super().exists(stored_key(session_key))
 
-    async def aexists(self, session_key: str) -> bool:
-        return await super().aexists(stored_key(session_key))
-
     def create_model_instance(self, data: dict[str, Any]) -> AbstractBaseSession:
         row = super().create_model_instance(data)
-        row.session_key = stored_key(row.session_key)
-        return row
-
-    async def acreate_model_instance(self, data: dict[str, Any]) -> AbstractBaseSession:
-        row = await super().acreate_model_instance(data)
         row.session_key = stored_key(row.session_key)
         return row
 
     def delete(self, session_key: str | None = None) -> None:
         if key := session_key or self.session_key:
             super().delete(stored_key(key))
-
-    async def adelete(self, session_key: str | None = None) -> None:
-        if key := session_key or self.session_key:
-            await super().adelete(stored_key(key))
