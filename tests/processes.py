@@ -21,6 +21,8 @@ from django.conf import settings
 from django.db import connection
 from django.test import Client
 
+from project.env import _OF_PROVIDER
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -44,10 +46,11 @@ def environment(**more: str) -> dict[str, str]:
         "SECRET_KEY": settings.SECRET_KEY,
         "FERNET_KEYS": ",".join(settings.FERNET_KEYS),
         "INTEGRATIONS_SPOOL_DIR": settings.INTEGRATIONS_SPOOL_DIR,
-        "STRAVA_CLIENT_ID": settings.STRAVA_CLIENT_ID,
-        "STRAVA_CLIENT_SECRET": settings.STRAVA_CLIENT_SECRET,
-        "STRAVA_OAUTH_URL": settings.STRAVA_OAUTH_URL,
-        "STRAVA_API_URL": settings.STRAVA_API_URL,
+        **{
+            name: str(getattr(settings, name))
+            for name in dir(settings)
+            if _OF_PROVIDER.fullmatch(name) and not name.endswith("_SCOPES")
+        },
         **more,
     }
 

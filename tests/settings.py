@@ -39,6 +39,11 @@ os.environ.update(
         # Nobody listens there: a test that forgets to name its sandbox reaches nothing.
         "STRAVA_OAUTH_URL": "http://127.0.0.1:9/oauth",
         "STRAVA_API_URL": "http://127.0.0.1:9/api/v3",
+        **{
+            f"{name}_{which}_URL": f"http://127.0.0.1:9/{name.lower()}"
+            for name in ("POLAR", "WAHOO", "INTERVALS")
+            for which in ("AUTHORIZE", "TOKEN", "REVOKE", "API")
+        },
         **_CHOSEN,
     }
 )

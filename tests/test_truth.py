@@ -25,7 +25,7 @@ from integrations.sandbox.strava import (
     OTHER_CLIENT_SECRET,
 )
 from integrations.schemas import UsersIntegrationsUpdate
-from integrations.services import _rows, _words
+from integrations.services import _rows, words
 from integrations.services.gear import take_due_gear_syncs
 from integrations.services.sweep import sweep_tokens
 from integrations.strava.client import StravaClient
@@ -314,21 +314,21 @@ ASKED_FOR = ("password", "e-mail", "sign-in")
 
 @pytest.mark.parametrize("retried", [True, False])
 @pytest.mark.parametrize("limited", [True, False])
-@pytest.mark.parametrize("provider", ["strava", "garminconnect"])
+@pytest.mark.parametrize("provider", [*providers.known()])
 @pytest.mark.parametrize("code", codes())
 def test_background_work_has_words_of_its_own(code, provider, limited, retried):
     """Nobody was asked for a password, no app of theirs is to blame, and no other provider."""
     until = timezone.now() + timedelta(minutes=5) if limited else None
-    row = UsersIntegrations(strava_limited_until=until, garminconnect_limited_until=until)
-    message = _words.health_message(row, provider, code, retried=retried)
+    found = providers.get(provider)
+    row = found.home.model(**found.home.columns(limited_until=until))
+    message = words.health_message(found, row, code, retried=retried)
     assert len(message) > 20
     if (provider, code) != ("garminconnect", "relink_required"):
         assert not [word for word in ASKED_FOR if word in message.lower()]
     assert "Client ID" not in message
-    if provider == "garminconnect" and code not in _words._APP and code not in _words._PLAIN:
-        assert "Strava" not in message
-    if provider == "strava":
-        assert "Garmin" not in message
+    others = {each.short_label for each in providers.known().values()} - {found.short_label}
+    assert not [other for other in others if other in message]
+    assert "%(" not in message
     if code == "rate_limited":
         # A Strava app may be the athlete's own.
         assert ("This site has" in message) == (provider == "garminconnect")
@@ -362,7 +362,7 @@ def test_a_site_that_has_moved_to_another_app_says_reconnect(
 def test_a_host_can_reconnect_to_the_app_that_the_site_has_moved_to(alice, linked, strava, door):
     UsersIntegrations.objects.update(strava_site_client_id="10099")
     door(alice, None, strava, None)
-    assert services.refresh_link(alice.pk, "strava")
+    services.refresh_link(alice.pk, "strava")
     assert services.get_integrations_status(alice.pk)["strava"]["error"] is None
 
 
@@ -370,7 +370,7 @@ def test_a_host_can_reconnect_to_the_app_that_the_site_has_moved_to(alice, linke
 def test_an_app_is_told_of_to_its_owner_alone(own):
     row = UsersIntegrations(strava_client_id="1" if own else None)
     for code in ("invalid_client", "application_inactive"):
-        message = _words.health_message(row, "strava", code)
+        message = words.health_message(providers.get("strava"), row, code)
         assert ("our Strava app" in message) == own
         assert ("Whoever runs this site" in message) == (not own)
 
@@ -472,8 +472,8 @@ def test_a_disconnect_during_an_exchange_stays_one(
 ):
     exchange = StravaClient.exchange_code
 
-    def meanwhile(self, code):
-        tokens = exchange(self, code)
+    def meanwhile(self, *args):
+        tokens = exchange(self, *args)
         services.disconnect(alice.pk, "strava")
         issued.append(tokens.access_token)
         return tokens
@@ -498,7 +498,7 @@ def test_a_callback_that_comes_again_starts_no_sync(alice, alice_client, strava)
 
 def test_who_was_exchanging_and_is_gone_holds_nobody_up(alice, alice_client, strava):
     state = begin(alice_client)["state"]
-    services.strava_authorization._spend_state(alice.pk, state)
+    services.oauth._spend_state(alice.pk, providers.get("strava"), state)
     UsersIntegrations.objects.update(strava_exchanging_until=timezone.now())
     come_back(alice_client, state=state, code="c")
     assert "already used" in messages_of(alice_client)[0]
