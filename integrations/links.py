@@ -119,9 +119,11 @@ class Provider:
 
     # What is loaded with its row, by `select_related`.
     related: ClassVar[tuple[str, ...]] = ()
-    # The paths of a function that ends attempts to link which will not end by themselves, and of
-    # the clock's jobs: functions, which run in the clock's process, or tasks.
+    # The paths of a function that ends attempts to link which will not end by themselves, of the
+    # module with its tasks, and of the clock's jobs: functions, which run in the clock's process,
+    # or tasks.
     settle: ClassVar[str] = ""
+    tasks: ClassVar[str] = ""
     jobs: ClassVar[Sequence[tuple[str, timedelta]]] = ()
 
     @cached_property

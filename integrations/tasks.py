@@ -15,6 +15,7 @@ import uuid
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -192,3 +193,11 @@ def forget_old_link_events() -> int:
     if count >= EVENTS:
         enqueue_now(forget_old_link_events)
     return count
+
+
+def __getattr__(name: str) -> Any:
+    """A provider's task by the path that it had in release 0.1.0, which may still enqueue it."""
+    for provider in () if name.startswith("_") else providers.known().values():
+        if provider.tasks and name in vars(module := import_module(provider.tasks)):
+            return getattr(module, name)
+    raise AttributeError(name)

@@ -39,6 +39,7 @@ from integrations.sandbox.strava import (
 from integrations.services.gear import take_due_gear_syncs
 from integrations.signals import gear_synced
 from integrations.strava.client import StravaClient
+from integrations.strava.push import take_due_checks
 
 from .conftest import row_of
 from .test_garminconnect_session import link as link_garmin
@@ -569,9 +570,9 @@ def stopped_clock(monkeypatch):
 
 
 DUE = {
-    "strava": lambda: services.take_due_gear_syncs("strava")[0],
-    "garminconnect": lambda: services.take_due_gear_syncs("garminconnect")[0],
-    "checks": services.take_due_strava_checks,
+    "strava": lambda: take_due_gear_syncs("strava")[0],
+    "garminconnect": lambda: take_due_gear_syncs("garminconnect")[0],
+    "checks": take_due_checks,
 }
 
 

@@ -64,10 +64,10 @@ def storing_fails(monkeypatch):
     class Failing:
         now = False
 
-    def update_where(where, columns):
+    def update_where(*args):
         if Failing.now:
             raise OperationalError("the database system is starting up")
-        return update(where, columns)
+        return update(*args)
 
     monkeypatch.setattr(_rows, "update_where", update_where)
     yield Failing
@@ -375,11 +375,11 @@ def hang(execute, sql, *more):
             os._exit(0)
         time.sleep(0.05)
     return execute(sql, *more)
-services.refresh_strava_access_token(user_id)
+services.refresh_link(user_id, "strava")
 connection.close()
 if os.fork() == 0:
     connection.execute_wrappers.append(hang)
-    services.refresh_strava_access_token(user_id)
+    services.refresh_link(user_id, "strava")
 os.wait()
 """
 

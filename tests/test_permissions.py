@@ -29,6 +29,12 @@ VIEWS = {
     "integrations:strava_preferences": ("post", ACTING),
     "integrations:strava_gear_sync": ("post", ACTING),
     "integrations:strava_webhook": ("post", (400,) * 6),
+    # No app of the site is set up there, so they lead back to the page.
+    **{
+        f"integrations:{name}_{step}": ("get" if step == "callback" else "post", ACTING)
+        for name in ("polar", "wahoo", "intervals")
+        for step in ("connect", "callback", "disconnect")
+    },
     "integrations:garminconnect_connect": ("post", ACTING),
     "integrations:garminconnect_mfa": ("post", ACTING),
     "integrations:garminconnect_cancel": ("post", ACTING),

@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.debug import get_exception_reporter_class
 
-from integrations import exceptions, services
+from integrations import exceptions, providers, services
 from integrations.models import UsersIntegrations
 from integrations.sandbox.strava import ALICE, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from integrations.strava.client import StravaClient, StravaTokens
@@ -115,7 +115,7 @@ def test_a_whole_journey_leaves_no_secret_behind(alice, alice_client, strava, ca
 
 def test_replies_and_clients_show_nothing(strava):
     tokens = StravaTokens(access_token="s3cret", refresh_token="s3cret", expires_at=1)
-    client = StravaClient("10", "s3cret")
+    client = providers.get("strava").client("10", "s3cret")
     assert "s3cret" not in repr(tokens) + str(tokens) + repr(client)
 
 
@@ -204,7 +204,7 @@ def test_a_crash_while_connecting_shows_no_pasted_secret(
     def crash(*args):
         raise RuntimeError("crashed")
 
-    monkeypatch.setattr(services, "begin_strava_authorization", crash)
+    monkeypatch.setattr(services, "begin_authorization", crash)
     response = alice_client.post(
         reverse("integrations:strava_connect"),
         {"client_id": OTHER_CLIENT_ID, "client_secret": OTHER_CLIENT_SECRET},

@@ -20,7 +20,7 @@ from integrations import services, tasks
 from integrations.exceptions import IntegrationsDatabaseError
 from integrations.models import LinkStatus, UsersIntegrations
 from integrations.sandbox.strava import OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
-from integrations.services import run_parallel
+from integrations.services._parallel import run_parallel
 from integrations.services.sweep import sweep_tokens
 from integrations.strava.client import StravaTokens
 

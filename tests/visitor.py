@@ -137,16 +137,16 @@ def codes() -> list[str]:
     return sorted({cls.code for cls in classes})
 
 
-def tasks() -> dict[str, list[str]]:
-    """The parameters of every task that a worker of this release takes, by its name."""
+def tasks(*names: str) -> dict[str, list[str]]:
+    """The parameters of these tasks, or of every task that this release enqueues, by its name."""
     from django.tasks import Task
 
     from integrations import tasks
 
     return {
         name: list(inspect.signature(each.func).parameters)
-        for name, each in vars(tasks).items()
-        if isinstance(each, Task)
+        for name in names or vars(tasks)
+        if isinstance(each := getattr(tasks, name, None), Task)
     }
 
 

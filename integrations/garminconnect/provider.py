@@ -72,6 +72,7 @@ class GarminConnect(Provider):
     }
     related = ("user__integrations_garminconnect_login",)
     settle = "integrations.garminconnect.login.settle_dead_logins"
+    tasks = "integrations.garminconnect.tasks"
     # In the clock's process: erasing an expired password must not wait for a worker.
     jobs = (("integrations.garminconnect.login.forget_dead_logins", timedelta(minutes=1)),)
 

@@ -17,18 +17,18 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='gear',
             name='provider',
-            field=models.CharField(max_length=32),
+            field=models.CharField(max_length=16),
         ),
         migrations.AlterField(
             model_name='linkevent',
             name='provider',
-            field=models.CharField(blank=True, max_length=32),
+            field=models.CharField(blank=True, max_length=16),
         ),
         migrations.CreateModel(
             name='Link',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('provider', models.CharField(max_length=32)),
+                ('provider', models.CharField(max_length=16)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('token', integrations.fields.EncryptedTextField(blank=True, null=True)),
                 ('refresh_token', integrations.fields.EncryptedTextField(blank=True, null=True)),

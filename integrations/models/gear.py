@@ -25,7 +25,7 @@ class Gear(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="integrations_gear"
     )
-    provider = models.CharField(max_length=32)
+    provider = models.CharField(max_length=16)
     provider_gear_id = models.CharField(max_length=64)
     kind = models.CharField(max_length=8, choices=Kind)
     name = models.CharField(max_length=255, blank=True)

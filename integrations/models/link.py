@@ -57,7 +57,7 @@ class Link(KeepsSecretsSealed):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="integrations_links"
     )
-    provider = models.CharField(max_length=32)
+    provider = models.CharField(max_length=16)
     created_at = models.DateTimeField(auto_now_add=True)
     # The database's time when a service read the row (see clock.dated); no column.
     read_at: datetime

@@ -35,7 +35,7 @@ class LinkEvent(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", null=True
     )
-    provider = models.CharField(max_length=32, blank=True)
+    provider = models.CharField(max_length=16, blank=True)
     event = models.CharField(max_length=24, choices=Event)
     code = models.CharField(max_length=64, blank=True)
     actor = models.CharField(max_length=16, choices=Actor)

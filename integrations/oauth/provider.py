@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 from .. import conf
+from ..clock import read_at
 from ..exceptions import (
     ClientRequired,
     IntegrationsError,
@@ -273,7 +274,7 @@ class OAuthProvider(Provider):
                 if field.attname in row.__dict__
             }
         )
-        copied.read_at = row.read_at
+        copied.read_at = read_at(row)
         for column, value in columns.items():
             setattr(copied, column, value)
         return copied

@@ -45,6 +45,7 @@ class Strava(OAuthProvider):
     gear_scope = "profile:read_all"  # without it Strava shows no gear
     card = "integrations/strava.html"
     urls = "integrations.strava.urls.patterns"
+    tasks = "integrations.strava.tasks"
     jobs = (
         ("integrations.strava.tasks.confirm_due_strava_revocations", timedelta(minutes=5)),
         ("integrations.strava.tasks.learn_strava_subscription", timedelta(days=1)),

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.tasks import task
 
-from ..tasks import enqueue_now, key_of
+from ..tasks import enqueue_now, key_of, refresh_due_tokens
 from . import push
 
 
@@ -27,3 +27,7 @@ def confirm_due_strava_revocations() -> int:
 @task
 def learn_strava_subscription() -> bool:
     return push.learn_subscription()
+
+
+# By the name that it had in release 0.1.0.
+refresh_due_strava_tokens = refresh_due_tokens
