@@ -39,6 +39,7 @@ from integrations.sandbox.strava import (
 from integrations.services.gear import take_due_gear_syncs
 from integrations.signals import gear_synced
 from integrations.strava.client import StravaClient
+from integrations.strava.provider import Strava
 from integrations.strava.push import take_due_checks
 
 from .conftest import row_of
@@ -271,14 +272,14 @@ def test_one_that_dies_midway_leaves_whole_gear(alice, linked, strava):
 
 
 def test_a_disconnect_meanwhile_wins(alice, linked, strava, monkeypatch):
-    fetch = services.gear.fetch_from_strava
+    fetch = Strava.fetch_gear
 
-    def meanwhile(row):
-        fetched = fetch(row)
+    def meanwhile(self, *args):
+        fetched = fetch(self, *args)
         services.disconnect(alice.pk, "strava")
         return fetched
 
-    monkeypatch.setattr(services.gear, "fetch_from_strava", meanwhile)
+    monkeypatch.setattr(Strava, "fetch_gear", meanwhile)
     with pytest.raises(StravaNotLinked):
         sync(alice.pk)
     assert not Gear.objects.exists()

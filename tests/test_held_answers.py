@@ -27,6 +27,7 @@ from integrations.services import _rows, _single_flight, _spool
 from integrations.services._single_flight import GRACE, WAITING
 from integrations.services.keys import rotate_fernet_keys
 from integrations.services.sweep import sweep_tokens
+from integrations.services.tokens import keeper_of
 from integrations.signals import relink_required
 from integrations.strava.client import StravaClient
 from integrations.strava.provider import Strava as StravaProvider
@@ -332,10 +333,10 @@ def test_what_is_no_answer_is_left_alone(alice, left_behind, spooled, content, i
 def test_an_answer_that_cannot_be_stored_stops_no_other(
     alice, left_behind, strava, garmin, spooled, monkeypatch
 ):
-    def refuse(keeper, answer):
+    def refuse(answer):
         raise ProgrammingError("permission denied")
 
-    monkeypatch.setattr(_single_flight.TokenKeeper, "_store_once", refuse)
+    monkeypatch.setattr(keeper_of(providers.get("strava")), "_store_once", refuse)
     assert sweep_tokens().as_dict()["failed"] == 0
     receivers._take_up_answers()
     assert len(spooled()) == 1
