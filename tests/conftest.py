@@ -15,9 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from cryptography.fernet import MultiFernet
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
+from django.core.management.commands import flush
 from django.db import connection
+from django.db.models.signals import post_migrate
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -57,19 +60,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("database")
 
 
+# Always as the migrations have left them, and a good part of the time to make anew.
+KEPT = {"django_content_type", "auth_permission"}
+
+
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
-    """Spare PostgreSQL what only a crash of its machine, or a large table, would need."""
-    if connection.vendor != "postgresql":
-        return
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Spare the database what only a crash of its machine, or a large table, would need. And empty
+    it, after each test that commits, without the permissions, which are the same each time.
+    """
     with django_db_blocker.unblock(), connection.cursor() as cursor:
-        name = connection.ops.quote_name(connection.settings_dict["NAME"])
-        cursor.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
-        connection.close()  # the next one has it
-    # After each test that commits; to truncate some thirty empty tables takes a third of a second.
+        if connection.vendor == "postgresql":
+            name = connection.ops.quote_name(connection.settings_dict["NAME"])
+            cursor.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+            connection.close()  # the next one has it
+    # PostgreSQL takes a third of a second to truncate some thirty empty tables.
     connection.ops.sql_flush = lambda style, tables, **options: [
-        f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables
+        f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables if table not in KEPT
     ]
+
+    def emit_to_the_app(verbosity: int, interactive: bool, db: str, **more: Any) -> None:
+        app = apps.get_app_config("integrations")
+        options = {"verbosity": verbosity, "interactive": interactive, "using": db, **more}
+        post_migrate.send(sender=app, app_config=app, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "emit_post_migrate_signal", emit_to_the_app)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
