@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -239,6 +239,11 @@ def bob_client(bob: Any) -> Client:
 def sealed_for_good(monkeypatch: Any) -> None:
     """From here on, decrypting anything fails the test."""
     monkeypatch.setattr(MultiFernet, "decrypt", lambda *args: pytest.fail("decrypted"))
+
+
+def a_moment_ago() -> datetime:
+    """What is past for SQLite as well, whose clock has whole milliseconds."""
+    return timezone.now() - timedelta(milliseconds=1)
 
 
 def row_of(user: Any) -> UsersIntegrations:

@@ -42,7 +42,7 @@ from integrations.services.trail import get_link_events
 from integrations.strava.push import take_due_checks, take_revocation_hint
 
 from .clock import Clock
-from .conftest import row_of
+from .conftest import a_moment_ago, row_of
 from .processes import BASE_DIR, PYTHON, Athlete, Site, environment, wait_until
 from .test_strava_webhook import event
 
@@ -161,7 +161,7 @@ def test_a_state_is_good_on_every_machine(alice, strava, elsewhere):
 
 def test_an_old_state_is_old_on_every_machine(alice, strava, elsewhere):
     state = services.begin_authorization(alice.pk, "strava", "http://testserver/").state
-    UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
+    UsersIntegrations.objects.update(strava_state_expires_at=a_moment_ago())
     answer = elsewhere(
         "complete_strava_authorization", alice.pk, state=state, code=strava.grant(ALICE)
     )

@@ -85,6 +85,7 @@ from integrations.strava.push import (
     take_revocation_hint,
 )
 
+from .conftest import a_moment_ago
 from .processes import wait_until
 from .test_strava_webhook import event
 
@@ -131,7 +132,7 @@ def strava_link(world, expires_in=21600):
         strava_scope="read,profile:read_all",
         strava_site_client_id=CLIENT_ID,
         strava_sync_gear=True,
-        strava_sync_due_at=timezone.now() - timedelta(minutes=1),
+        strava_sync_due_at=a_moment_ago() - timedelta(minutes=1),
     )
 
 
@@ -181,7 +182,7 @@ def garmin_sign_in(world, email=GARMIN_ALICE):
 
 def garmin_sign_in_over(world):
     garmin_sign_in(world)
-    GarminConnectLogin.objects.update(step_until=timezone.now() - timedelta(seconds=1))
+    GarminConnectLogin.objects.update(step_until=a_moment_ago() - timedelta(seconds=1))
 
 
 def garmin_code_wanted(world):
@@ -224,12 +225,12 @@ def strava_link_dead(world):
 
 def strava_authorization_abandoned(world):
     services.begin_authorization(world.id, "strava", "http://testserver/cb", CLIENT_ID, "s3cret")
-    UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
+    UsersIntegrations.objects.update(strava_state_expires_at=a_moment_ago())
 
 
 def strava_link_in_doubt(world):
     strava_link(world)
-    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+    UsersIntegrations.objects.update(strava_check_due_at=a_moment_ago())
 
 
 def ask_of_the_dead(world):

@@ -37,7 +37,7 @@ from integrations.sandbox.strava import ALICE, CLIENT_SECRET
 from integrations.services.sweep import sweep_tokens
 from integrations.strava import tasks as strava_tasks
 
-from .conftest import begin, come_back, messages_of, row_of, told_on
+from .conftest import a_moment_ago, begin, come_back, messages_of, row_of, told_on
 from .test_strava_webhook import event, send
 
 pytestmark = pytest.mark.usefixtures("in_one_window")
@@ -572,7 +572,7 @@ class Webhook(Operation):
     def again(self, world):
         # Nobody sends another event: the scheduler finds that the first is not settled.
         UsersIntegrations.objects.update(
-            strava_check_due_at=timezone.now(), strava_retry_at=None, strava_limited_until=None
+            strava_check_due_at=a_moment_ago(), strava_retry_at=None, strava_limited_until=None
         )
         strava_tasks.confirm_due_strava_revocations.enqueue()
         assert world.row.strava_status == LinkStatus.NOT_LINKED

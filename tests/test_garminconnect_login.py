@@ -44,7 +44,7 @@ from integrations.sandbox.garmin import (
 )
 from integrations.signals import account_linked
 
-from .conftest import messages_of, row_of
+from .conftest import a_moment_ago, messages_of, row_of
 from .processes import BASE_DIR, PYTHON, environment
 
 CONNECT = "/integrations/garminconnect/connect/"
@@ -276,7 +276,7 @@ def test_a_code_that_comes_too_late_for_garmin_ends_the_sign_in(alice_client, ga
 
 def test_a_sign_in_that_waits_too_long_is_over(alice, alice_client, garmin, asked):
     GarminConnectLogin.objects.update(
-        step_until=timezone.now() - timedelta(seconds=1),
+        step_until=a_moment_ago() - timedelta(seconds=1),
         mfa_until=timezone.now() - timedelta(seconds=1),
     )
     response = answer(alice_client)
@@ -363,7 +363,7 @@ def test_a_cancel_while_garmin_is_asked_wins(alice, alice_client, garmin, queued
 def test_a_new_start_while_an_old_worker_is_at_it_wins(alice, alice_client, garmin, queued):
     connect(alice_client, password="wrong")
     first = the_login(alice).attempt
-    GarminConnectLogin.objects.update(step_until=timezone.now())
+    GarminConnectLogin.objects.update(step_until=a_moment_ago())
     connect(alice_client)
 
     assert run_login(alice.pk, first) == "superseded"
@@ -378,7 +378,7 @@ def test_a_worker_that_is_gone_leaves_the_athlete_able_to_start_again(
     connect(alice_client)
     login = the_login(alice)
     assert login.step_until - timezone.now() < timedelta(minutes=1)
-    GarminConnectLogin.objects.update(step=step, step_until=timezone.now())
+    GarminConnectLogin.objects.update(step=step, step_until=a_moment_ago())
 
     now = status(alice_client)
 
@@ -392,7 +392,7 @@ def test_a_worker_that_is_gone_with_the_code_lets_it_be_entered_again(
     alice, alice_client, garmin, asked, step
 ):
     GarminConnectLogin.objects.update(
-        step=step, step_until=timezone.now(), mfa_code="000000" if step == "mfa_queued" else None
+        step=step, step_until=a_moment_ago(), mfa_code="000000" if step == "mfa_queued" else None
     )
 
     assert status(alice_client)["status"] == "mfa_required"
@@ -425,7 +425,7 @@ def test_a_worker_that_takes_long_says_that_it_lives(alice, garmin, monkeypatch)
 def test_dead_sign_ins_of_all_users_are_forgotten(alice, bob, garmin):
     for user in (alice, bob):
         begin_login(user.pk, ALICE, PASSWORD)
-    GarminConnectLogin.objects.filter(user=bob).update(step_until=timezone.now())
+    GarminConnectLogin.objects.filter(user=bob).update(step_until=a_moment_ago())
 
     assert forget_dead_logins() == 1
 
@@ -477,7 +477,7 @@ def canceled(alice):
 
 
 def too_late(alice):
-    GarminConnectLogin.objects.update(step_until=timezone.now())
+    GarminConnectLogin.objects.update(step_until=a_moment_ago())
     assert forget_dead_logins() == 1
 
 
@@ -676,7 +676,7 @@ def test_without_a_task_backend_the_code_can_be_entered_again(
             lambda *args, **kwargs: 1 / 0,
         )
         assert answer(alice_client).status_code == 503
-    GarminConnectLogin.objects.update(step_until=timezone.now())
+    GarminConnectLogin.objects.update(step_until=a_moment_ago())
     assert status(alice_client)["status"] == "mfa_required"
     answer(alice_client)
     assert status(alice_client)["status"] == "linked"

@@ -14,7 +14,7 @@ from integrations.garminconnect.login import begin_login
 from integrations.models import GarminConnectLogin
 from integrations.sandbox.garmin import ALICE, MFA, MFA_CODE, PASSWORD
 
-from .conftest import row_of
+from .conftest import a_moment_ago, row_of
 from .processes import Athlete, Site, wait_until
 from .test_secrets import everything_stored
 
@@ -59,7 +59,7 @@ def step(user):
 def test_a_workers_start_ends_what_nobody_has_come_for(alice, site):
     """With nothing in the queue, and no clock and no web process that could look."""
     begin_login(alice.pk, ALICE, PASSWORD)
-    GarminConnectLogin.objects.update(step_until=timezone.now() - timedelta(seconds=1))
+    GarminConnectLogin.objects.update(step_until=a_moment_ago() - timedelta(seconds=1))
 
     site.worker()
 
@@ -142,7 +142,7 @@ def test_a_worker_killed_at_every_step_leaves_the_athlete_able_to_start_again(
 
 def pass_time():
     """Let the minute pass in which a worker counts as alive, without waiting for it."""
-    GarminConnectLogin.objects.update(step_until=timezone.now())
+    GarminConnectLogin.objects.update(step_until=a_moment_ago())
 
 
 def test_workers_that_compete_sign_in_once(alice, site, athlete, garmin):

@@ -42,7 +42,7 @@ from integrations.strava.client import StravaClient
 from integrations.strava.provider import Strava
 from integrations.strava.push import take_due_checks
 
-from .conftest import row_of
+from .conftest import a_moment_ago, row_of
 from .test_garminconnect_session import link as link_garmin
 from .test_strava_tokens import call_together
 
@@ -484,7 +484,7 @@ def test_sync_now_while_one_is_under_way(alice, alice_client, linked, strava, se
     second = alice_client.post("/integrations/strava/gear/sync/", headers=JSON)
     assert (second.status_code, second.json()["error"]["code"]) == (409, "sync_in_progress")
     # whoever was to do it is gone: a minute later it can be asked for again
-    UsersIntegrations.objects.update(strava_syncing_until=timezone.now())
+    UsersIntegrations.objects.update(strava_syncing_until=a_moment_ago())
     assert alice_client.post("/integrations/strava/gear/sync/", headers=JSON).status_code == 202
 
 
@@ -605,7 +605,7 @@ def test_workers_that_come_back_after_hours_synchronise_once(alice, linked, stra
     settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
     wants(alice)
     for _ in range(5):  # hours without a worker
-        UsersIntegrations.objects.update(strava_sync_due_at=timezone.now())
+        UsersIntegrations.objects.update(strava_sync_due_at=a_moment_ago())
         tasks.sync_due_gear.call()
     queued = default_task_backend.results
     assert len(queued) == 5
@@ -666,7 +666,7 @@ def test_a_used_up_limit_puts_off_the_others_without_asking(alice, bob, linked, 
         assert row.strava_sync_error == "rate_limited"
         assert row.strava_sync_due_at - timezone.now() <= timedelta(days=1)
     UsersIntegrations.objects.update(
-        strava_sync_due_at=timezone.now(), strava_limited_until=timezone.now()
+        strava_sync_due_at=a_moment_ago(), strava_limited_until=timezone.now()
     )
     tasks.sync_due_gear.enqueue()
     assert Gear.objects.filter(user=alice).exists()

@@ -33,7 +33,7 @@ from integrations.strava.client import StravaClient
 from integrations.strava.provider import Strava as StravaProvider
 from integrations.strava.push import confirm_revocation
 
-from .conftest import row_of
+from .conftest import a_moment_ago, row_of
 from .processes import BASE_DIR, PYTHON, Away, environment, wait_until
 from .test_garminconnect_session import link as link_garmin
 
@@ -472,7 +472,7 @@ def ask_garmin(user):
 
 
 def confirm(user):
-    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+    UsersIntegrations.objects.update(strava_check_due_at=a_moment_ago())
     return confirm_revocation(user.pk)
 
 
@@ -535,7 +535,7 @@ def test_one_whose_lease_is_anothers_by_now_concludes_nothing(
     def overtaken(self, refresh_token):
         tokens.append(ask(self, refresh_token))  # as the other
         UsersIntegrations.objects.update(
-            strava_lease=uuid.uuid4(), strava_lease_until=timezone.now() + timedelta(seconds=20)
+            strava_lease=uuid.uuid4(), strava_lease_until=a_moment_ago() + timedelta(seconds=20)
         )
         monkeypatch.setattr(StravaClient, "refresh_access_token", ask)
         threading.Timer(0.5, store).start()

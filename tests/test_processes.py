@@ -13,7 +13,7 @@ from django.utils import timezone
 from integrations import exceptions, services
 from integrations.models import LinkStatus, UsersIntegrations
 
-from .conftest import row_of
+from .conftest import a_moment_ago, row_of
 from .processes import BASE_DIR, PYTHON, environment
 
 # Asks in several threads at once when told to on standard input; prints what each one got.
@@ -101,7 +101,7 @@ def test_a_refresher_killed_before_strava_answers_frees_the_way(alice, expired, 
     assert row.strava_lease is not None
     assert (row.strava_lease_until - timezone.now()).total_seconds() < 60
     # Half a minute is long for a test: let the rest of the lease pass at once.
-    UsersIntegrations.objects.update(strava_lease_until=timezone.now())
+    UsersIntegrations.objects.update(strava_lease_until=a_moment_ago())
 
     token = services.get_strava_access_token(alice.pk)
 

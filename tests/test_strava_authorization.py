@@ -25,7 +25,7 @@ from integrations.sandbox.strava import (
 )
 from integrations.services.oauth import forget_abandoned_authorizations
 
-from .conftest import begin, come_back, messages_of, row_of
+from .conftest import a_moment_ago, begin, come_back, messages_of, row_of
 
 FULL = "read,profile:read_all"
 STRAVA_FIELDS = [
@@ -160,7 +160,7 @@ def test_a_session_that_ended_meanwhile_goes_on_after_the_login(alice, strava, s
 
 
 def test_an_expired_state_links_nothing_and_calls_nobody(alice, alice_client, strava, state):
-    UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
+    UsersIntegrations.objects.update(strava_state_expires_at=a_moment_ago())
 
     come_back(alice_client, state=state, code=strava.grant(ALICE), scope=FULL)
 
@@ -630,7 +630,7 @@ def test_every_error_has_its_own_words():
 def test_what_nobody_came_back_to_is_forgotten(alice, bob, alice_client, bob_client, strava):
     for client in (alice_client, bob_client):
         begin(client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET)
-    UsersIntegrations.objects.filter(user=alice).update(strava_state_expires_at=timezone.now())
+    UsersIntegrations.objects.filter(user=alice).update(strava_state_expires_at=a_moment_ago())
 
     assert forget_abandoned_authorizations() == 1
     row = row_of(alice)
@@ -641,7 +641,7 @@ def test_what_nobody_came_back_to_is_forgotten(alice, bob, alice_client, bob_cli
 
 def test_a_callback_that_comes_too_late_leaves_nothing_waiting(alice, alice_client, strava):
     state = begin(alice_client, client_id=OTHER_CLIENT_ID, client_secret=OTHER_CLIENT_SECRET)
-    UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
+    UsersIntegrations.objects.update(strava_state_expires_at=a_moment_ago())
     come_back(alice_client, state=state["state"], code=strava.grant(ALICE, OTHER_CLIENT_ID))
     row = row_of(alice)
     assert (row.strava_state, row.strava_pending_client_secret) == (None, None)

@@ -24,6 +24,7 @@ from integrations.services._parallel import run_parallel
 from integrations.services.sweep import sweep_tokens
 from integrations.strava.client import StravaTokens
 
+from .conftest import a_moment_ago
 from .processes import BASE_DIR, PYTHON, database_url, environment
 
 pytestmark = [
@@ -122,7 +123,7 @@ def test_one_failure_stops_no_other(athletes, strava):
     before = strava.calls["token"]
     assert sweep()["due"] == 0
     assert strava.calls["token"] == before
-    UsersIntegrations.objects.update(strava_retry_at=timezone.now())
+    UsersIntegrations.objects.update(strava_retry_at=a_moment_ago())
     assert sweep()["refreshed"] == 1
 
 
@@ -141,7 +142,7 @@ def test_a_rate_limit_stops_that_apps_work_alone(athletes, strava):
     assert strava.calls["token"] == 3
     # until the window turns
     UsersIntegrations.objects.filter(strava_error="rate_limited").update(
-        strava_retry_at=timezone.now(), strava_limited_until=timezone.now()
+        strava_retry_at=a_moment_ago(), strava_limited_until=timezone.now()
     )
     assert sweep()["refreshed"] == 6
 
@@ -210,7 +211,7 @@ def test_an_athlete_and_the_sweep_share_one_refresh(athletes, strava):
 def test_a_lease_of_the_dead_is_taken_over(athletes, strava):
     athletes(3)
     UsersIntegrations.objects.update(
-        strava_lease=uuid.uuid4(), strava_lease_until=timezone.now() - timedelta(minutes=1)
+        strava_lease=uuid.uuid4(), strava_lease_until=a_moment_ago() - timedelta(minutes=1)
     )
     assert sweep()["refreshed"] == 3
 
@@ -382,7 +383,7 @@ def test_the_command_fails_where_nothing_could_be_attempted(athletes, strava, se
 def test_the_command_is_content_where_another_sweep_is_at_it(athletes, strava):
     athletes(2)
     UsersIntegrations.objects.update(
-        strava_lease=uuid.uuid4(), strava_lease_until=timezone.now() + timedelta(seconds=30)
+        strava_lease=uuid.uuid4(), strava_lease_until=a_moment_ago() + timedelta(seconds=30)
     )
     assert run() == "due: 2  refreshed: 0  failed: 0  skipped: 2\n"
 

@@ -31,7 +31,7 @@ from integrations.strava.push import (
 )
 from integrations.strava.webhook import MAX_EVENT
 
-from .conftest import row_of
+from .conftest import a_moment_ago, row_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("in_one_window")]
 
@@ -297,7 +297,7 @@ def test_a_strava_in_trouble_is_asked_again_later(alice, client, linked, strava)
     assert (
         strava_tasks.confirm_due_strava_revocations.call() == 0
     )  # Strava was given a minute's rest
-    UsersIntegrations.objects.update(strava_retry_at=timezone.now())
+    UsersIntegrations.objects.update(strava_retry_at=a_moment_ago())
     assert strava_tasks.confirm_due_strava_revocations.call() == 1
 
     assert row_of(alice).strava_status == LinkStatus.NOT_LINKED
@@ -341,7 +341,7 @@ def test_without_a_worker_the_event_waits_in_the_row(alice, client, linked, stra
 def test_a_limit_of_reads_puts_no_check_off(alice, bob, link, strava):
     for user, athlete_id in ((alice, ALICE), (bob, BJORN)):
         link(user, athlete_id)
-    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+    UsersIntegrations.objects.update(strava_check_due_at=a_moment_ago())
     # Gear has run into a limit of reads, which the token endpoint is not read from.
     UsersIntegrations.objects.filter(user=bob).update(
         strava_limited_until=timezone.now() + timedelta(hours=5), strava_limited_reads=True
@@ -354,13 +354,13 @@ def test_a_limit_of_reads_puts_no_check_off(alice, bob, link, strava):
 def test_any_other_limit_puts_off_all_whose_app_it_is(alice, bob, link, strava):
     for user, athlete_id in ((alice, ALICE), (bob, BJORN)):
         link(user, athlete_id)
-    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+    UsersIntegrations.objects.update(strava_check_due_at=a_moment_ago())
     strava.fail("token", "429")
 
     assert strava_tasks.confirm_due_strava_revocations.call() == 2
 
     assert strava.calls["token"] == 1  # the other one need not be asked about
-    UsersIntegrations.objects.update(strava_check_due_at=timezone.now())
+    UsersIntegrations.objects.update(strava_check_due_at=a_moment_ago())
     assert take_due_checks() == []
     strava.recover()
     UsersIntegrations.objects.update(strava_limited_until=None, strava_retry_at=None)

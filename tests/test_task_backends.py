@@ -23,7 +23,7 @@ from integrations.sandbox.garmin import MFA, MFA_CODE, PASSWORD
 from project import schedule
 from project.schedule import Job, Scheduler, leader_lock
 
-from .conftest import row_of
+from .conftest import a_moment_ago, row_of
 from .processes import BASE_DIR, PYTHON, Athlete, Site, environment, wait_until
 from .test_project import PRODUCTION, manage
 
@@ -454,7 +454,7 @@ def test_what_is_scheduled_for_the_database(database_backend):
 @pytest.mark.django_db(transaction=True)
 def test_a_password_is_forgotten_in_time_though_no_worker_runs(alice, database_backend):
     begin_login(alice.pk, "alice@example.com", "s3cret")
-    GarminConnectLogin.objects.update(step_until=timezone.now())
+    GarminConnectLogin.objects.update(step_until=a_moment_ago())
     Scheduler(schedule.jobs(), FreeLock()).tick()
     assert not GarminConnectLogin.objects.exists()
 

@@ -31,7 +31,7 @@ from integrations.services.sweep import sweep_tokens
 from integrations.strava.client import StravaClient
 from integrations.strava.push import confirm_revocation
 
-from .conftest import begin, come_back, messages_of, row_of
+from .conftest import a_moment_ago, begin, come_back, messages_of, row_of
 from .test_garminconnect_session import link as link_garmin
 
 pytestmark = pytest.mark.usefixtures("in_one_window")
@@ -205,7 +205,7 @@ def test_until_the_window_turns_nobody_asks_in_that_apps_name(
     before = strava.calls
     assert before["athlete"] == 1
     UsersIntegrations.objects.update(
-        strava_token_expires_at=timezone.now(), strava_check_due_at=timezone.now()
+        strava_token_expires_at=timezone.now(), strava_check_due_at=a_moment_ago()
     )
 
     with suppress(RateLimited):
@@ -499,7 +499,7 @@ def test_a_callback_that_comes_again_starts_no_sync(alice, alice_client, strava)
 def test_who_was_exchanging_and_is_gone_holds_nobody_up(alice, alice_client, strava):
     state = begin(alice_client)["state"]
     services.oauth._spend_state(alice.pk, providers.get("strava"), state)
-    UsersIntegrations.objects.update(strava_exchanging_until=timezone.now())
+    UsersIntegrations.objects.update(strava_exchanging_until=a_moment_ago())
     come_back(alice_client, state=state, code="c")
     assert "already used" in messages_of(alice_client)[0]
 
@@ -535,7 +535,7 @@ def test_a_prefetch_touches_nothing(alice, alice_client, strava, headers):
 def forgotten(alice, db):
     """A password of Alice's that its worker did not live to take."""
     begin_login(alice.pk, GARMIN_ALICE, "s3cret")
-    GarminConnectLogin.objects.update(step_until=timezone.now() - timedelta(seconds=1))
+    GarminConnectLogin.objects.update(step_until=a_moment_ago() - timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(
@@ -572,7 +572,7 @@ def test_a_dead_sign_in_without_a_row_stops_nobody(alice, bob, bob_client, forgo
 
 def test_whoever_begins_to_connect_forgets_abandoned_secrets(alice, bob, strava):
     services.begin_authorization(alice.pk, "strava", "http://testserver/cb", "10002", "s3cret")
-    UsersIntegrations.objects.update(strava_state_expires_at=timezone.now())
+    UsersIntegrations.objects.update(strava_state_expires_at=a_moment_ago())
     services.begin_authorization(bob.pk, "strava", "http://testserver/cb")
     row = row_of(alice)
     assert row.strava_state is None
