@@ -39,6 +39,8 @@ from integrations.sandbox.strava import ALICE, CLIENT_ID, CLIENT_SECRET, Strava
 from integrations.sandbox.wahoo import Wahoo
 from integrations.strava.client import StravaTokens
 
+from .settings import TESTS_DIRECTORY
+
 # Whoever runs the tests in the background has them ignore Ctrl-C, and so would their processes.
 for number, handler in (
     (signal.SIGINT, signal.default_int_handler),
@@ -58,6 +60,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         asked_for = ways.intersection(getattr(item, "fixturenames", ()))
         if asked_for or item.get_closest_marker("django_db"):
             item.add_marker("database")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def directory() -> Iterator[None]:
+    """Where the files of this process's tests are."""
+    TESTS_DIRECTORY.mkdir(mode=0o700)
+    yield
+    shutil.rmtree(TESTS_DIRECTORY, ignore_errors=True)
 
 
 # Always as the migrations have left them, and a good part of the time to make anew.

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from subprocess import PIPE, STDOUT
+from subprocess import STDOUT
 from typing import NamedTuple
 
 import psycopg
@@ -74,9 +75,12 @@ def in_turn(runs: list[Run]) -> list[int]:
             "COVERAGE_FILE": f".coverage.{title}",
         }
         command = [sys.executable, "-m", "pytest", *measured, *arguments]
-        ended = subprocess.run(command, env=env, stdout=PIPE, stderr=STDOUT)
-        print(f"\n=== {title} ===\n{ended.stdout.decode(errors='replace')}", flush=True)
-        codes.append(ended.returncode)
+        # Not a pipe, whose end a process that a test has left behind would keep from coming.
+        with tempfile.TemporaryFile() as output:
+            codes.append(subprocess.call(command, env=env, stdout=output, stderr=STDOUT))
+            output.seek(0)
+            told = output.read().decode(errors="replace")
+        print(f"\n=== {title} ===\n{told}", flush=True)
     return codes
 
 

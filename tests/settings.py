@@ -3,11 +3,13 @@
 import os
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 # In memory, where the machine has such a place: after each commit SQLite waits for the disk, and no
-# test cuts the power. Gone with this process.
-_DIRECTORY = tempfile.TemporaryDirectory(
-    prefix="integrations-tests-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+# test cuts the power. conftest makes it, because mypy reads this file, too.
+TESTS_DIRECTORY = (
+    Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
+    / f"integrations-tests-{uuid4()}"
 )
 
 # Set outright, so that neither a developer's .env nor their shell changes what is tested. The
@@ -24,7 +26,7 @@ os.environ.update(
         "SCRIPT_NAME": "",
         "INSECURE_HTTP": "off",
         "INTEGRATIONS_SANDBOX": "off",
-        "INTEGRATIONS_SPOOL_DIR": str(Path(_DIRECTORY.name) / "spool"),
+        "INTEGRATIONS_SPOOL_DIR": str(TESTS_DIRECTORY / "spool"),
         "TASKS_BACKEND": "immediate",
         "EMAIL_URL": "",
         "STAFF_SECOND_FACTOR": "off",
@@ -53,5 +55,5 @@ from project.settings import DATABASES  # noqa: E402
 
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file, not memory: threads and processes of a test open it, too.
-    DATABASES["default"]["TEST"] = {"NAME": str(Path(_DIRECTORY.name) / "test.sqlite3")}
+    DATABASES["default"]["TEST"] = {"NAME": str(TESTS_DIRECTORY / "test.sqlite3")}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
