@@ -12,13 +12,14 @@ from typing import Any, ClassVar, NamedTuple
 from .exceptions import (
     IntegrationsError,
     InvalidGrant,
+    InvalidProviderReply,
     InvalidRefreshToken,
     NotLinked,
     ProviderError,
     ProviderUnavailable,
     RelinkRequired,
 )
-from .gear import GearItem, GearList
+from .gear import GearItem, GearList, clean_text
 from .models import Home, Link, LinkStatus
 
 __all__ = ["HEALTHY", "Account", "FetchedGear", "Home", "Provider", "Refreshed", "healthy"]
@@ -29,6 +30,18 @@ class Account(NamedTuple):
 
     id: str
     name: str = ""
+
+    @classmethod
+    def read(cls, id: Any, *names: Any) -> Account:  # noqa: A002 - as the field is called
+        """Take an account from a provider's answer. Parts of a name that are no text are left out.
+
+        Raises InvalidProviderReply for an id that is neither a number nor a text that fits: one
+        that was cut off could be somebody else's.
+        """
+        text = str(id)
+        if isinstance(id, bool) or not isinstance(id, str | int) or not 0 < len(text) <= 255:
+            raise InvalidProviderReply
+        return cls(text, clean_text(" ".join(each for each in names if isinstance(each, str))))
 
 
 _UNKNOWN = Account("")

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 from ..exceptions import InvalidProviderReply, ProviderError, ScopeMissing
-from ..gear import clean_text
 from ..links import Account
 from ..oauth.client import OAuthClient, Tokens, is_call
 from ..oauth.provider import OAuthProvider
@@ -41,10 +40,9 @@ class Intervals(OAuthProvider):
 
     def identify(self, client: Any, tokens: Tokens) -> Account:
         said = tokens.answer.get("athlete")
-        if not isinstance(said, dict) or not isinstance(said.get("id"), str | int):
+        if not isinstance(said, dict):
             raise InvalidProviderReply
-        name = said.get("name")
-        return Account(str(said["id"])[:255], clean_text(name if isinstance(name, str) else ""))
+        return Account.read(said.get("id"), said.get("name"))
 
     def check(self, client: Any, row: Any) -> None:
         with suppress(ScopeMissing):  # it wants SETTINGS:READ, but only of a token that lives

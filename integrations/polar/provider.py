@@ -11,7 +11,6 @@ from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import ConsentRequired, InvalidProviderReply, ProviderError
-from ..gear import clean_text
 from ..links import Account
 from ..oauth.client import OAuthClient, Tokens
 from ..oauth.provider import OAuthProvider, Scope
@@ -41,10 +40,10 @@ class Polar(OAuthProvider):
     account_page = "https://account.polar.com"
 
     def identify(self, client: Any, tokens: Tokens) -> Account:
-        user_id = tokens.answer.get("x_user_id")
-        if isinstance(user_id, bool) or not str(user_id).isdecimal():
+        account = Account.read(tokens.answer.get("x_user_id"))
+        if not account.id.isdecimal():  # it goes into addresses
             raise InvalidProviderReply
-        return Account(str(user_id))
+        return account
 
     def register(self, client: Any, tokens: Tokens, account: Account, user_id: Any) -> Account:
         # Of its own for each account: Polar refuses one that another person has.
@@ -60,8 +59,7 @@ class Polar(OAuthProvider):
             if answer.status_code != 200:
                 raise InvalidProviderReply(provider_status=409) from exc
         said = client.read(answer)
-        names = (said.get(each) for each in ("first-name", "last-name"))
-        return account._replace(name=clean_text(" ".join(n for n in names if isinstance(n, str))))
+        return Account.read(account.id, said.get("first-name"), said.get("last-name"))
 
     def check(self, client: Any, row: Any) -> None:
         self._profile(client, self.home.get(row, "account_id"), self.read(row))

@@ -10,13 +10,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from ..exceptions import (
-    InvalidProviderReply,
-    InvalidRefreshToken,
-    ProviderError,
-    ProviderUnavailable,
-)
-from ..gear import clean_text
+from ..exceptions import InvalidRefreshToken, ProviderError, ProviderUnavailable
 from ..links import Account, Refreshed
 from ..oauth.client import OAuthClient, Tokens, error_code, is_call
 from ..oauth.provider import OAuthProvider, Scope
@@ -60,11 +54,7 @@ class Wahoo(OAuthProvider):
 
     def identify(self, client: Any, tokens: Tokens) -> Account:
         said = client.read(self._user(client, tokens.access_token))
-        if not isinstance(said.get("id"), int) or isinstance(said["id"], bool):
-            raise InvalidProviderReply
-        names = (said.get(each) for each in ("first", "last"))
-        name = clean_text(" ".join(each for each in names if isinstance(each, str)))
-        return Account(str(said["id"]), name)
+        return Account.read(said.get("id"), said.get("first"), said.get("last"))
 
     def refresh(self, row: Any) -> Refreshed[str]:
         try:
