@@ -108,8 +108,6 @@ class Provider:
     fresh_for: ClassVar[timedelta] = timedelta(minutes=5)
     # Whether a sweep keeps its tokens fresh.
     is_swept: ClassVar[bool] = False
-    # Whether it can be told that a link has ended.
-    revokes: ClassVar[bool] = True
     # Whether only workers may ask it: that may take minutes.
     by_workers: ClassVar[bool] = False
     # Whether a rate limit hits everybody who uses the same app, or this athlete alone.
@@ -143,6 +141,11 @@ class Provider:
     def home(self) -> Home:
         """Where its links are stored."""
         return Home(Link, provider=self.name)
+
+    @property
+    def revokes(self) -> bool:
+        """Whether it can be told that a link has ended."""
+        return True
 
     def is_shown(self) -> bool:
         """Whether athletes can link it on this site."""

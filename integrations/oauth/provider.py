@@ -12,6 +12,7 @@ from ..exceptions import (
     ClientRequired,
     IntegrationsError,
     InvalidRefreshToken,
+    ProviderError,
     SiteClientChanged,
     SiteClientMissing,
     SiteClientRejected,
@@ -58,6 +59,11 @@ class OAuthProvider(Provider):
         """What stands before the paths of its stand-in."""
         return f"/{self.name}"
 
+    @property
+    def revokes(self) -> bool:
+        has_own_way = type(self).revoke_with is not OAuthProvider.revoke_with
+        return has_own_way or bool(self.endpoints().revoke_url)
+
     def is_shown(self) -> bool:
         return self.own_apps or self.has_site_app()
 
@@ -66,7 +72,7 @@ class OAuthProvider(Provider):
     def setting(self, what: str, default: str) -> str:
         """An address: the setting's, that of the sandbox if it is used, or the provider's own."""
         given = str(conf.of_provider(self.name, what)).rstrip("/")
-        if not given and (sandbox := conf.sandbox_url()):
+        if default and not given and (sandbox := conf.sandbox_url()):
             return f"{sandbox}{self.sandbox_prefix}{urlsplit(default).path}"
         return given or default
 
@@ -96,9 +102,9 @@ class OAuthProvider(Provider):
             "API_URL": self.api_url,
         }
         return {
-            f"{self.name.upper()}_{what}": self.setting(what, default)
+            f"{self.name.upper()}_{what}": url
             for what, default in found.items()
-            if default
+            if (url := self.setting(what, default))
         }
 
     def client(self, client_id: str, client_secret: str, *, is_site: bool = False) -> Any:
@@ -179,6 +185,8 @@ class OAuthProvider(Provider):
 
         Either token kills both (RFC 7009, section 2.1); the refresh token lives longer.
         """
+        if not client.endpoints.revoke_url:
+            raise ProviderError
         if self.home.has_secret(row, "refresh_token"):
             client.revoke_token(self.home.get(row, "refresh_token"))
         else:
