@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from . import conf
@@ -12,11 +14,26 @@ from .exceptions import UnknownProvider
 from .links import Provider
 from .oauth.provider import OAuthProvider
 
+# The start of settings, of URL names up to the first underscore, and a column of 32 characters.
+_NAME = re.compile(r"[a-z][a-z0-9]{0,31}")
+
 
 @lru_cache(maxsize=8)
 def _load(paths: tuple[str, ...]) -> dict[str, Provider]:
-    loaded = [import_string(path)() for path in paths]
-    return {provider.name: provider for provider in loaded}
+    loaded: dict[str, Provider] = {}
+    for path in paths:
+        provider = import_string(path)()
+        if not _NAME.fullmatch(provider.name):
+            raise ImproperlyConfigured(
+                f"{path} is named {provider.name!r}: use up to 32 small letters and digits, a "
+                "letter first."
+            )
+        if provider.name in loaded:
+            raise ImproperlyConfigured(
+                f"INTEGRATIONS_PROVIDERS has two providers named {provider.name!r}."
+            )
+        loaded[provider.name] = provider
+    return loaded
 
 
 def known() -> dict[str, Provider]:
