@@ -134,7 +134,8 @@ class Sandbox:
             requests.post(f"{sandbox.url}/oauth/token", ...)
 
     Port 0 takes any free port. It listens on 127.0.0.1 and nowhere else.
-    `log`, if given, gets one line per request, without its query.
+    `log`, if given, gets one line per request, without its query. `extra` are
+    classes of further stand-ins.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Sandbox:
         token_lifetime: int = 21600,
         clock: Callable[[], float] = time.time,
         log: Callable[[str], object] | None = None,
+        extra: Iterable[type[Provider]] = (),
     ) -> None:
         self._port = port
         self._log = log
@@ -156,10 +158,9 @@ class Sandbox:
         self.polar = Polar(clock=clock, sleep=self._stopping.wait)
         self.wahoo = Wahoo(clock=clock, sleep=self._stopping.wait)
         self.intervals = Intervals(clock=clock, sleep=self._stopping.wait)
-        self.providers: dict[str, Provider] = {
-            provider.name: provider
-            for provider in (self.strava, self.garmin, self.polar, self.wahoo, self.intervals)
-        }
+        built_in = (self.strava, self.garmin, self.polar, self.wahoo, self.intervals)
+        others = [kind(clock=clock, sleep=self._stopping.wait) for kind in extra]
+        self.providers: dict[str, Provider] = {each.name: each for each in (*built_in, *others)}
         patterns = [*control.urlpatterns(self.providers)]
         for provider in self.providers.values():
             patterns += provider.urlpatterns()
