@@ -9,9 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from ..exceptions import InvalidProviderReply, ProviderError, ScopeMissing
-from ..links import Account
-from ..oauth.client import OAuthClient, Tokens, is_call
-from ..oauth.provider import OAuthProvider
+from ..oauth.client import OAuthClient, is_call
+from ..oauth.provider import Account, OAuthProvider, Tokens
 
 
 class IntervalsClient(OAuthClient):

@@ -188,7 +188,12 @@ class OAuthClient(ProviderClient):
         `error_for`."""
         return self._request(method, url, headers=bearer(access_token), json=json)
 
-    def read(self, response: requests.Response) -> dict[str, Any]:
+    def fetch(self, url: str, access_token: str) -> dict[str, Any]:
+        """The object that the API has at an address. Raises InvalidProviderReply if it is none,
+        and what `call` raises."""
+        return self.object_of(self.call("GET", url, access_token))
+
+    def object_of(self, response: requests.Response) -> dict[str, Any]:
         """The object in an answer. Raises InvalidProviderReply if there is none."""
         return self._parse(_Object, response).root
 

@@ -21,6 +21,9 @@ from ..exceptions import (
 from ..links import Account, Provider, Refreshed, healthy
 from .client import Endpoints, OAuthClient, Tokens
 
+# With the exceptions, all that a provider needs; a client of its own is made in `client`'s words.
+__all__ = ["Account", "OAuthProvider", "Refreshed", "Scope", "Tokens", "split_scope"]
+
 
 class Scope(NamedTuple):
     """What a scope lets this site do, and what does not work without it, in the athlete's words."""

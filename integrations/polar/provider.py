@@ -11,9 +11,8 @@ from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import ConsentRequired, InvalidProviderReply, ProviderError
-from ..links import Account
-from ..oauth.client import OAuthClient, Tokens
-from ..oauth.provider import OAuthProvider, Scope
+from ..oauth.client import OAuthClient
+from ..oauth.provider import Account, OAuthProvider, Scope, Tokens
 
 
 class PolarClient(OAuthClient):
@@ -58,7 +57,7 @@ class Polar(OAuthProvider):
             answer = self._profile(client, account.id, tokens.access_token)
             if answer.status_code != 200:
                 raise InvalidProviderReply(provider_status=409) from exc
-        said = client.read(answer)
+        said = client.object_of(answer)
         return Account.read(account.id, said.get("first-name"), said.get("last-name"))
 
     def check(self, client: Any, row: Any) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import InvalidRefreshToken, ProviderError, ProviderUnavailable
-from ..links import Account, Refreshed
-from ..oauth.client import OAuthClient, Tokens, error_code, is_call
-from ..oauth.provider import OAuthProvider, Scope
+from ..oauth.client import OAuthClient, error_code, is_call
+from ..oauth.provider import Account, OAuthProvider, Refreshed, Scope, Tokens
 
 
 class TooManyTokens(ProviderUnavailable):
@@ -53,7 +52,7 @@ class Wahoo(OAuthProvider):
     account_page = "https://www.wahooligan.com"
 
     def identify(self, client: Any, tokens: Tokens) -> Account:
-        said = client.read(self._user(client, tokens.access_token))
+        said = client.fetch(self.api("/user"), tokens.access_token)
         return Account.read(said.get("id"), said.get("first"), said.get("last"))
 
     def refresh(self, row: Any) -> Refreshed[str]:
@@ -65,7 +64,7 @@ class Wahoo(OAuthProvider):
             raise
 
     def used(self, row: Any, token: str) -> None:
-        self._user(self.client_for(row), token)
+        self.client_for(row).fetch(self.api("/user"), token)
 
     def revoke_with(self, client: Any, row: Any) -> None:
         # Only a live token can.
@@ -73,6 +72,3 @@ class Wahoo(OAuthProvider):
         if not self.is_fresh(row):
             token = client.refresh_access_token(self.home.get(row, "refresh_token")).access_token
         client.call("DELETE", client.endpoints.revoke_url, token)
-
-    def _user(self, client: Any, token: str) -> Any:
-        return client.call("GET", self.api("/user"), token)
