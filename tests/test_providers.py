@@ -7,6 +7,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from integrations import providers
 from integrations.intervals.provider import Intervals
+from integrations.strava.provider import Strava
+from integrations.wahoo.provider import Wahoo
 
 
 class Misnamed(Intervals):
@@ -34,3 +36,12 @@ def test_two_providers_of_one_name_are_refused(settings):
 
     with pytest.raises(ImproperlyConfigured, match="two providers named 'intervals'"):
         providers.known()
+
+
+def test_all_known_scopes_are_asked_for_unless_somebody_chooses(settings):
+    assert Wahoo().requested_scopes() == ["user_read", "workouts_read", "offline_data"]
+    assert Strava().requested_scopes() == ["read", "profile:read_all"]  # of seven
+
+    settings.WAHOO_SCOPES = "user_read"
+
+    assert Wahoo().requested_scopes() == ["user_read"]

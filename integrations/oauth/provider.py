@@ -42,10 +42,11 @@ class OAuthProvider(Provider):
     token_url: ClassVar[str]
     revoke_url: ClassVar[str] = ""
     api_url: ClassVar[str] = ""
+    # All that can be asked for, in words, if they are known here, and those that are asked for
+    # unless the setting names others: all of these.
+    known_scopes: ClassVar[Mapping[str, Scope]] = {}
     scopes: ClassVar[tuple[str, ...]] = ()
     scope_separator: ClassVar[str] = " "
-    # All that can be asked for, in words, if they are known here.
-    known_scopes: ClassVar[Mapping[str, Scope]] = {}
     # Whether the client's credentials go by HTTP Basic; whether it knows PKCE (RFC 7636).
     basic: ClassVar[bool] = False
     pkce: ClassVar[bool] = False
@@ -80,7 +81,7 @@ class OAuthProvider(Provider):
         return given or default
 
     def requested_scopes(self) -> list[str]:
-        return conf.scopes_of(self.name, self.scopes)
+        return conf.scopes_of(self.name, self.scopes or tuple(self.known_scopes))
 
     def endpoints(self) -> Endpoints:
         return Endpoints(

@@ -34,7 +34,6 @@ class Polar(OAuthProvider):
     revoke_url = "https://www.polaraccesslink.com/v3/users"
     api_url = "https://www.polaraccesslink.com/v3"
     basic = True
-    scopes = ("accesslink.read_all",)
     known_scopes = {"accesslink.read_all": Scope(_("See your training data"))}
     account_page = "https://account.polar.com"
 

@@ -43,7 +43,6 @@ class Wahoo(OAuthProvider):
     token_url = "https://api.wahooligan.com/oauth/token"
     revoke_url = "https://api.wahooligan.com/v1/permissions"
     api_url = "https://api.wahooligan.com/v1"
-    scopes = ("user_read", "workouts_read", "offline_data")
     known_scopes = {
         "user_read": Scope(_("See who you are"), _("this site cannot tell whose account it is")),
         "workouts_read": Scope(_("See your workouts"), _("your workouts cannot be read")),
