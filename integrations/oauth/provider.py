@@ -178,11 +178,12 @@ class OAuthProvider(Provider):
         return account
 
     def check(self, client: Any, row: Any) -> None:
-        """Ask with a token that cannot be refreshed whether it lives.
+        """Ask with a token that cannot be refreshed whether it lives: here, whose it is.
 
         Raises TokenRejected if it does not, or another ProviderError.
         """
-        raise NotImplementedError
+        if self.identify(client, Tokens(access_token=self.read(row))) is None:
+            raise TokenRejected
 
     def revoke_with(self, client: Any, row: Any) -> None:
         """End a link's grant. Raises an IntegrationsError if that was not confirmed.
@@ -248,8 +249,6 @@ class OAuthProvider(Provider):
             self.check(client, row)
         except TokenRejected as exc:
             raise InvalidRefreshToken(provider_status=exc.provider_status) from exc
-        except NotImplementedError:
-            raise InvalidRefreshToken from None
         values = healthy(row.read_at) | {"token": token}
         return Refreshed(token, values, client.limit_reached)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -19,7 +20,8 @@ class PlainOAuth(OAuthState[RegisteredApp, Athlete]):
     """Does what RFC 6749 and RFC 7009 say: with `name`, `title` and `scopes` it is a stand-in.
 
     `paths` are those of the provider's real addresses; the stand-in has them below /NAME/. Refresh
-    tokens work once, and revoking either token ends the whole grant.
+    tokens work once, and revoking either token ends the whole grant. With `lifetime = None` and
+    `has_refresh_tokens = False`, tokens live until they are revoked.
     """
 
     endpoints: ClassVar[tuple[str, ...]] = ("authorize", "token", "revoke", "user")
@@ -29,7 +31,7 @@ class PlainOAuth(OAuthState[RegisteredApp, Athlete]):
         "revoke": "oauth/revoke",
         "user": "v1/me",
     }
-    lifetime = 7200
+    lifetime: int | None = 7200
 
     @property
     def default_scope(self) -> str:  # type: ignore[override]
@@ -61,13 +63,16 @@ class PlainOAuth(OAuthState[RegisteredApp, Athlete]):
     # Words
 
     def reply(self, pair: Pair) -> dict[str, Any]:
-        return {
+        answer: dict[str, Any] = {
             "access_token": pair.access_token,
             "token_type": "bearer",
-            "expires_in": int(pair.expires_at - pair.created_at),
-            "refresh_token": pair.refresh_token,
             "scope": " ".join(pair.scope),
         }
+        if pair.expires_at != math.inf:
+            answer["expires_in"] = int(pair.expires_at - pair.created_at)
+        if pair.refresh_token:
+            answer["refresh_token"] = pair.refresh_token
+        return answer
 
     def profile(self, athlete: Athlete) -> dict[str, Any]:
         """What the API says of a token's athlete."""
