@@ -16,6 +16,8 @@ from .oauth.provider import OAuthProvider
 
 # The start of settings, of URL names up to the first underscore, and a column of 32 characters.
 _NAME = re.compile(r"[a-z][a-z0-9]{0,31}")
+# What can be said only of a provider whose links have a column for it: Link has neither.
+_NEEDED = {"own_apps": "client_id", "has_gear": "sync_gear"}
 
 
 @lru_cache(maxsize=8)
@@ -28,6 +30,11 @@ def _load(paths: tuple[str, ...]) -> dict[str, Provider]:
                 f"{path} is named {provider.name!r}: use up to 32 small letters and digits, a "
                 "letter first."
             )
+        for said, column in _NEEDED.items():
+            if getattr(provider, said, False) and not provider.home.has(column):
+                raise ImproperlyConfigured(
+                    f"{path} says {said}, for which its links have no column: {column}."
+                )
         if provider.name in loaded:
             raise ImproperlyConfigured(
                 f"INTEGRATIONS_PROVIDERS has two providers named {provider.name!r}."

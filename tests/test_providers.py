@@ -11,8 +11,8 @@ from integrations.strava.provider import Strava
 from integrations.wahoo.provider import Wahoo
 
 
-class Misnamed(Intervals):
-    """Each test gives it a name."""
+class Tempo(Intervals):
+    """Each test says something else of it."""
 
 
 @pytest.mark.parametrize(
@@ -21,16 +21,26 @@ class Misnamed(Intervals):
     ids=["underscore", "hyphen", "capital", "digit-first", "empty", "too-long", "newline"],
 )
 def test_a_name_that_settings_and_urls_cannot_carry_is_refused(settings, monkeypatch, name):
-    monkeypatch.setattr(Misnamed, "name", name)
-    settings.INTEGRATIONS_PROVIDERS = [f"{__name__}.Misnamed"]
+    monkeypatch.setattr(Tempo, "name", name)
+    settings.INTEGRATIONS_PROVIDERS = [f"{__name__}.Tempo"]
 
     with pytest.raises(ImproperlyConfigured, match="small letters"):
         providers.known()
 
 
+@pytest.mark.parametrize("said", ["own_apps", "has_gear"])
+def test_what_its_links_have_no_column_for_is_refused(settings, monkeypatch, said):
+    monkeypatch.setattr(Tempo, "name", "tempo")
+    monkeypatch.setattr(Tempo, said, True)
+    settings.INTEGRATIONS_PROVIDERS = [f"{__name__}.Tempo"]
+
+    with pytest.raises(ImproperlyConfigured, match=f"says {said}"):
+        providers.known()
+
+
 def test_two_providers_of_one_name_are_refused(settings):
     settings.INTEGRATIONS_PROVIDERS = [
-        f"{__name__}.Misnamed",
+        f"{__name__}.Tempo",
         "integrations.intervals.provider.Intervals",
     ]
 
