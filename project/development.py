@@ -13,8 +13,9 @@ DEMO_USERS = {"alice": "an athlete", "bob": "another athlete", "admin": "staff, 
 
 def write_dotenv() -> None:
     """Write .env for development, readable only by its owner. Keeps an existing one."""
-    from integrations.sandbox.strava import CLIENT_ID, CLIENT_SECRET
+    from integrations.sandbox import intervals, polar, strava, wahoo
 
+    apps = {"STRAVA": strava, "POLAR": polar, "WAHOO": wahoo, "INTERVALS": intervals}
     lines = [
         "# For development, written by `make run`. Every setting is described in the README.",
         "DEBUG=on",
@@ -22,10 +23,11 @@ def write_dotenv() -> None:
         f"FERNET_KEYS={secrets.token_urlsafe(48)}",
         "# Stand-ins of the providers instead of the real ones.",
         "INTEGRATIONS_SANDBOX=on",
-        "# The site's own Strava app. Without these two, athletes paste an app of their own.",
-        f"STRAVA_CLIENT_ID={CLIENT_ID}",
-        f"STRAVA_CLIENT_SECRET={CLIENT_SECRET}",
+        "# The site's own app at each provider. Without one it is not shown, except for Strava:",
+        "# there, athletes can paste an app of their own.",
     ]
+    for name, app in apps.items():
+        lines += [f"{name}_CLIENT_ID={app.CLIENT_ID}", f"{name}_CLIENT_SECRET={app.CLIENT_SECRET}"]
     try:
         # O_EXCL: two runs at once must not each write half of the keys.
         handle = os.open(BASE_DIR / ".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -15,6 +15,8 @@ TESTS_DIRECTORY = (
 # Set outright, so that neither a developer's .env nor their shell changes what is tested. The
 # few that a run may choose are named here.
 _CHOSEN = {"DATABASE_URL": os.environ.get("TEST_DATABASE_URL", "sqlite:///unused.sqlite3")}
+# Providers that no test sees unless it gives the site an app there.
+_OTHERS = ("POLAR", "WAHOO", "INTERVALS")
 os.environ.update(
     {
         "DEBUG": "on",
@@ -41,10 +43,12 @@ os.environ.update(
         # Nobody listens there: a test that forgets to name its sandbox reaches nothing.
         "STRAVA_OAUTH_URL": "http://127.0.0.1:9/oauth",
         "STRAVA_API_URL": "http://127.0.0.1:9/api/v3",
+        **{f"{name}_{what}": "" for name in _OTHERS for what in ("CLIENT_ID", "CLIENT_SECRET")},
+        **{f"{name}_SCOPES": "" for name in _OTHERS},
         **{
-            f"{name}_{which}_URL": f"http://127.0.0.1:9/{name.lower()}"
-            for name in ("POLAR", "WAHOO", "INTERVALS")
-            for which in ("AUTHORIZE", "TOKEN", "REVOKE", "API")
+            f"{name}_{what}_URL": "http://127.0.0.1:9"
+            for name in _OTHERS
+            for what in ("AUTHORIZE", "TOKEN", "REVOKE", "API")
         },
         **_CHOSEN,
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 
+from integrations import providers
+from integrations.oauth.provider import OAuthProvider
 from integrations.strava.provider import Strava
 from project import development
 
@@ -198,3 +201,18 @@ def test_make_run_writes_keys_once_and_for_its_owner_only(tmp_path, monkeypatch)
     values = dict(line.split("=", 1) for line in written.splitlines() if "=" in line)
     assert len(values["SECRET_KEY"]) >= 50
     assert values["SECRET_KEY"] != values["FERNET_KEYS"]
+
+
+def test_make_run_shows_every_provider(tmp_path, monkeypatch):
+    """The sandbox has an app at each that needs one."""
+    monkeypatch.setattr(development, "BASE_DIR", tmp_path)
+    development.write_dotenv()
+    values = dict(
+        line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines() if "=" in line
+    )
+    for provider in providers.known().values():
+        if isinstance(provider, OAuthProvider):
+            sandbox = import_module(f"integrations.sandbox.{provider.name}")
+            app = (sandbox.CLIENT_ID, sandbox.CLIENT_SECRET)
+            name = provider.name.upper()
+            assert (values[f"{name}_CLIENT_ID"], values[f"{name}_CLIENT_SECRET"]) == app
