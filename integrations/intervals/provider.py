@@ -8,9 +8,26 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from django.utils.translation import gettext_lazy as _
+
 from ..exceptions import InvalidProviderReply, ProviderError, ScopeMissing
 from ..oauth.client import OAuthClient, is_call
-from ..oauth.provider import Account, OAuthProvider, Tokens
+from ..oauth.provider import Account, OAuthProvider, Scope, Tokens
+
+SCOPES = {
+    "ACTIVITY:READ": Scope(_("See your activities")),
+    "ACTIVITY:WRITE": Scope(_("See and change your activities")),
+    "WELLNESS:READ": Scope(_("See your wellness data")),
+    "WELLNESS:WRITE": Scope(_("See and change your wellness data")),
+    "CALENDAR:READ": Scope(_("See your calendar")),
+    "CALENDAR:WRITE": Scope(_("See and change your calendar")),
+    "CHATS:READ": Scope(_("See your chats")),
+    "CHATS:WRITE": Scope(_("See and change your chats")),
+    "LIBRARY:READ": Scope(_("See your workout library")),
+    "LIBRARY:WRITE": Scope(_("See and change your workout library")),
+    "SETTINGS:READ": Scope(_("See your settings")),
+    "SETTINGS:WRITE": Scope(_("See and change your settings")),
+}
 
 
 class IntervalsClient(OAuthClient):
@@ -35,6 +52,7 @@ class Intervals(OAuthProvider):
     api_url = "https://intervals.icu/api/v1"
     scopes = ("ACTIVITY:READ",)
     scope_separator = ","
+    known_scopes = SCOPES
     account_page = "https://intervals.icu/settings"
 
     def identify(self, client: Any, tokens: Tokens) -> Account:
