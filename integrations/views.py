@@ -198,6 +198,7 @@ def _card(
     provider, row = link
     home, linked = provider.home, card["status"] == LinkStatus.LINKED
     code = (card["error"] or {}).get("code", "")
+    attempt, _words = provider.failed_attempt(row)
     notice = _notice(link, card["status"], alert)
     name = home.get(row, "account_name") if home.has("account_name") else ""
     account_id = home.get(row, "account_id") if home.has("account_id") else None
@@ -215,6 +216,14 @@ def _card(
         "notice": notice,
         "code": code,
         "broken": linked and code in _BROKEN,
+        "reconnect_helps": linked and code in (SiteClientChanged.code, SecretUnreadable.code),
+        # Whether the error to show is that of an attempt to link.
+        "attempt_failed": bool(attempt) and code == attempt,
+        # One problem is told once.
+        "tells_missing": linked
+        and bool(card.get("missing"))
+        and not (alert and alert.code == ScopeMissing.code),
+        "has_gear": provider.has_gear,
         "app_works": code != SiteClientChanged.code
         and not (card.get("uses_own_app") and code in (InvalidClient.code, SecretUnreadable.code)),
         "poll": card["status"] == LinkStatus.LINKING or _is_syncing(provider, row),

@@ -147,7 +147,6 @@ class GarminConnect(Provider):
         login = _login_of(row)
         return {
             "is_cn": login.is_cn if login else row.garminconnect_is_cn,
-            "login_error": row.garminconnect_login_error,
             "was_linked": login is not None and row.garminconnect_status == LinkStatus.LINKED,
             "codes_left": MAX_WRONG_CODES - login.wrong_codes if login else 0,
             "form": GarminConnectLoginForm(
