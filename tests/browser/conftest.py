@@ -24,7 +24,7 @@ from integrations.sandbox import Sandbox
 from integrations.sandbox.strava import CLIENT_ID, CLIENT_SECRET
 
 from ..processes import Site
-from .desk import Desk
+from .desk import OTHERS, Desk
 from .firefox import Firefox
 from .windows import ChromiumWindow, Window
 
@@ -156,6 +156,7 @@ def start_site(transactional_db: None, running_sandbox: Sandbox) -> Iterator[Cal
                 "STRAVA_CLIENT_ID": CLIENT_ID,
                 "STRAVA_CLIENT_SECRET": CLIENT_SECRET,
                 "TASKS_BACKEND": "database",
+                **OTHERS,
                 **env,
             }
         )
@@ -170,7 +171,7 @@ def start_site(transactional_db: None, running_sandbox: Sandbox) -> Iterator[Cal
 
 @pytest.fixture(scope="module")
 def standing_site(start_site: Callable[..., Site]) -> Site:
-    """A site with an app of its own at Strava, and a worker."""
+    """A site with an app of its own at every provider, and a worker."""
     site = start_site()
     site.hurried_worker()
     return site

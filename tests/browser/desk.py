@@ -10,19 +10,34 @@ from typing import Any
 from django.utils import timezone
 
 from integrations import services
-from integrations.models import GarminConnectAttempt, GarminConnectLogin, UsersIntegrations
+from integrations.models import (
+    GarminConnectAttempt,
+    GarminConnectLogin,
+    Link,
+    UsersIntegrations,
+)
 from integrations.models.integrations import STRAVA
-from integrations.sandbox import Sandbox
+from integrations.sandbox import Sandbox, intervals, polar, wahoo
 from integrations.sandbox import garmin as garmin_demo
 
 from ..processes import Site
 from .windows import Window
 
 SETTINGS = "/settings/integrations/"
+# The apps of a site that offers every provider, at the sandbox's addresses.
+OTHERS = {
+    f"{name}_{what}": value
+    for name, app in {"POLAR": polar, "WAHOO": wahoo, "INTERVALS": intervals}.items()
+    for what, value in {
+        "CLIENT_ID": app.CLIENT_ID,
+        "CLIENT_SECRET": app.CLIENT_SECRET,
+        **dict.fromkeys(("AUTHORIZE_URL", "TOKEN_URL", "REVOKE_URL", "API_URL"), ""),
+    }.items()
+}
 
 
 class Desk:
-    """What Alice sees and does. `site` has an app at Strava, at `other_site` each brings theirs."""
+    """What Alice sees and does. At `other_site` each brings their own app for Strava."""
 
     def __init__(
         self,
@@ -35,6 +50,7 @@ class Desk:
     ) -> None:
         self.window, self.alice = window, alice
         self.strava, self.garmin = sandbox.strava, sandbox.garmin
+        self.providers = sandbox.providers
         self.site, self.other_site = site, other_site
         self._link = link
 
@@ -78,14 +94,22 @@ class Desk:
         self.window.wait_for_load()
 
     def go_to_strava(self) -> None:
+        self.go_to("strava")
+
+    def go_to(self, provider: str) -> None:
+        """As far as the provider's consent page."""
         self.open()
-        self.press("strava", "connect")
+        self.press(provider, "connect")
         self.window.wait_for_element("[name=decision]")
 
-    def come_back(self, **query: str) -> None:
-        """Come back from Strava without having been there."""
+    def decide(self, decision: str) -> None:
+        """Say "authorize" or "cancel" there."""
+        self.window.press(f'[name=decision][value="{decision}"]')
+
+    def come_back(self, provider: str = "strava", **query: str) -> None:
+        """Come back from a provider without having been there."""
         words = "&".join(f"{name}={value}" for name, value in query.items())
-        self.window.open(f"{self.site.url}/integrations/strava/callback/?{words}")
+        self.window.open(f"{self.site.url}/integrations/{provider}/callback/?{words}")
 
     def sign_in_to_garmin(self, email: str, password: str = garmin_demo.PASSWORD) -> None:
         self.open()
@@ -98,6 +122,7 @@ class Desk:
         UsersIntegrations.objects.all().delete()
         GarminConnectLogin.objects.all().delete()
         GarminConnectAttempt.objects.all().delete()
+        Link.objects.all().delete()
 
     def set(self, **columns: Any) -> None:
         services._rows.ensure_row(STRAVA, self.alice.pk)
@@ -114,6 +139,20 @@ class Desk:
         services.link_garminconnect_account(self.alice.pk, None, session)
         if columns:
             self.set(**columns)
+
+    def link_other(self, provider: str, scope: str, **columns: Any) -> None:
+        """A link to a provider whose links are rows of their own; no token of it is known there."""
+        now = timezone.now()
+        known: dict[str, Any] = {
+            "token": "token",
+            "scope": scope,
+            "account_id": "1",
+            "account_name": "Alice Archer",
+            "site_client_id": OTHERS[f"{provider.upper()}_CLIENT_ID"],
+            "linked_at": now,
+            "refreshed_at": now,
+        }
+        Link.objects.create(user=self.alice, provider=provider, **known | columns)
 
     def sign_in_is_at(self, step: str, **columns: Any) -> None:
         """A sign-in to Garmin has come this far, and no worker goes on with it."""

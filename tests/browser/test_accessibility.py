@@ -10,6 +10,7 @@ from typing import Any
 
 import axe_playwright_python
 import pytest
+from django.contrib.staticfiles.finders import find
 from django.utils import timezone
 
 from integrations.models import GarminConnectLogin, Gear
@@ -145,6 +146,35 @@ def the_app_is_not_accepted_and_a_code_is_needed(desk):
     desk.open()
 
 
+def link_all(desk: Desk) -> None:
+    desk.link_strava()
+    desk.link_garmin()
+    for provider, scope in SCOPES.items():
+        desk.link_other(provider, scope)
+
+
+SCOPES = {
+    "polar": "accesslink.read_all",
+    "wahoo": "user_read,workouts_read,offline_data",
+    "intervals": "ACTIVITY:READ",
+}
+
+
+@state(in_firefox=True)
+def everything_is_connected(desk):
+    link_all(desk)
+    desk.open()
+
+
+@state(in_firefox=True)
+def every_state_of_the_common_card(desk):
+    desk.link_other("polar", SCOPES["polar"], error="invalid_client", failures=3)
+    desk.link_other("wahoo", SCOPES["wahoo"], relink_required_at=timezone.now())
+    desk.link_other("intervals", ",", account_name="x" * 255)
+    desk.open()
+    desk.window.wait_for_element("#wahoo[data-status=relink_required]", seconds=5)
+
+
 # --- With an error in the card --------------------------------------------------------------------
 
 
@@ -179,6 +209,13 @@ def an_error_beside_a_link_that_has_ended(desk):
     end_all_links(desk)
     desk.open()
     desk.send("garminconnect", email="not-an-email", password="-")
+
+
+@state()
+def an_error_in_the_common_card(desk):
+    desk.link_other("polar", SCOPES["polar"], error="provider_unavailable", failures=1)
+    desk.come_back("polar", state="unknown", code="c0de")
+    desk.window.wait_for_element("#polar [role=alert]", seconds=5)
 
 
 # --- Other pages ----------------------------------------------------------------------------------
@@ -313,3 +350,39 @@ def test_something_serious_would_be_found(window):
     assert "image-alt" in str(found["large text"])
     assert "image-alt" in str(found["right to left"])
     assert "too wide" in str(found["320 px"])
+
+
+FOR_THOSE_WITHOUT = Path(str(find("integrations/icons/link.svg"))).read_text()
+CARDS = ["strava", "garminconnect", "polar", "wahoo", "intervals"]
+# By card, what its controls are called: what is for nobody's eyes belongs to the name.
+NAMES = """Object.fromEntries([...document.querySelectorAll("[data-provider]")].map((card) => [
+  card.dataset.provider,
+  [...card.querySelectorAll("button, a, summary")].map((each) =>
+    each.textContent.trim().replace(/\\s+/g, " "))
+]))"""
+
+
+@pytest.mark.parametrize("window", ["chromium"], indirect=True)
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_no_control_is_called_as_one_of_another_card(desk, is_connected):
+    if is_connected:
+        link_all(desk)
+    desk.open()
+    names = desk.window.js(NAMES)
+    assert list(names) == CARDS
+    all_names = [name for of_card in names.values() for name in set(of_card)]
+    assert len(all_names) >= len(CARDS)
+    assert sorted(set(all_names)) == sorted(all_names)
+
+
+@pytest.mark.parametrize("window", ["chromium"], indirect=True)
+def test_each_provider_has_a_mark_of_its_own(desk):
+    desk.open()
+    marks = desk.window.js(
+        "Promise.all([...document.querySelectorAll('.mark')].map((each) => fetch(getComputedStyle("
+        "each, '::before').maskImage.slice(5, -2)).then((answer) => answer.text())))"
+    )
+    assert len(marks) == len(CARDS)
+    assert all(mark.startswith("<svg") for mark in marks)
+    assert len(set(marks)) == len(CARDS)
+    assert FOR_THOSE_WITHOUT not in marks

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from integrations.models import GarminConnectAttempt, GarminConnectLogin
 from integrations.sandbox.garmin import ALICE, CAPTCHA, LOCKED, MFA, MFA_CODE, PASSWORD, THROTTLED
+from integrations.sandbox.polar import DANA
 from integrations.sandbox.strava import OTHER_CLIENT_ID
 
 from ..conftest import row_of
@@ -128,6 +129,48 @@ def strava_is_down_when_the_code_is_exchanged(desk):
 def a_link_that_works_and_a_new_one_that_does_not(desk):
     desk.link_strava()
     desk.come_back(state="unknown", code="c0de", scope="read")
+
+
+# --- The others, whose card is the common one -----------------------------------------------------
+
+
+@fails("polar")
+def saying_no_at_polar(desk):
+    desk.go_to("polar")
+    desk.decide("cancel")
+
+
+@fails("polar", sizes=(PHONE,))
+def polar_wants_its_terms_accepted_first(desk):
+    desk.go_to("polar")
+    desk.window.js(f"document.querySelector('[name=athlete_id]').value = '{DANA}'")
+    desk.decide("authorize")
+
+
+@fails("wahoo", sizes=(PHONE,))
+def wahoo_is_down_when_the_code_is_exchanged(desk):
+    desk.providers["wahoo"].fail("token", "502_html")
+    desk.go_to("wahoo")
+    desk.decide("authorize")
+    desk.providers["wahoo"].reset()
+
+
+@fails("wahoo", sizes=(PHONE,))
+def a_link_to_wahoo_that_has_ended_and_a_new_one_that_does_not_work(desk):
+    desk.link_other("wahoo", "user_read", relink_required_at=timezone.now())
+    desk.come_back("wahoo", state="unknown", code="c0de")
+
+
+@fails("intervals", sizes=(PHONE,))
+def saying_no_at_intervals_which_forgets_the_state(desk):
+    desk.go_to("intervals")
+    desk.decide("cancel")
+
+
+@fails("intervals", sizes=(PHONE,))
+def a_link_to_intervals_that_works_and_a_new_one_that_does_not(desk):
+    desk.link_other("intervals", "ACTIVITY:READ")
+    desk.come_back("intervals", state="unknown", code="c0de")
 
 
 # --- Gear -----------------------------------------------------------------------------------------
