@@ -69,6 +69,11 @@ def _whose(provider: Provider, condition: Q) -> Q:
     return Q(Exists(home.rows().filter(condition, user=OuterRef("user"))))
 
 
+def _offered() -> list[Provider]:
+    """Those that the list has room for: what this site offers."""
+    return [each for each in _known() if each.is_shown()]
+
+
 def _stored_here() -> list[Provider]:
     return [each for each in _known() if each.home.model is UsersIntegrations]
 
@@ -275,7 +280,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         self.actions.append("sync_gear")
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        states = [f"{each.name}{what}" for each in _known() for what in ("", "_health")]
+        states = [f"{each.name}{what}" for each in _offered() for what in ("", "_health")]
         more = [each.home.column("token_expires_at") for each in _stored_here() if each.is_swept]
         scopes = [f"{each.name}_scopes" for each in _stored_here() if each.home.has("scope")]
         return ["user", *states, "gear_count", *more, *scopes]
@@ -312,7 +317,10 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
             if isinstance(field, EncryptedTextField | Internal) and field.name not in needed
         ]
         counted = rows.annotate(gear_count=Subquery(gear.values(count=Count("pk"))))
-        return counted.defer(*kept).prefetch_related("user__integrations_links")
+        rows = counted.defer(*kept)
+        if all(each.home.model is UsersIntegrations for each in _offered()):
+            return rows
+        return rows.prefetch_related("user__integrations_links")
 
     def delete_model(self, request: HttpRequest, obj: UsersIntegrations) -> None:
         with services.acting_as("staff", request.user.pk):
