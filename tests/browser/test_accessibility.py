@@ -26,7 +26,13 @@ OVERFLOW = """(({ scrollWidth, clientWidth }) => scrollWidth <= clientWidth ? []
   `${scrollWidth - clientWidth} px too wide: ` + [...document.querySelectorAll("main *, header *")]
     .filter((each) => each.getBoundingClientRect().right > clientWidth + 1)
     .slice(0, 3).map((each) => each.outerHTML.slice(0, 120)).join(" ")
-])(document.documentElement)"""
+])(document.documentElement).concat([...document.querySelectorAll("[data-provider] *")]
+  .filter((each) => {
+    const box = each.getBoundingClientRect();
+    const card = each.closest("dialog, .card").getBoundingClientRect();
+    const isOut = box.left < card.left - 1 || box.right > card.right + 1;
+    return isOut && box.width > 1 && each.checkVisibility();
+  }).slice(0, 3).map((each) => "out of its card: " + each.outerHTML.slice(0, 120)))"""
 
 STATES: list[Any] = []
 STATES_FOR_FIREFOX: list[Any] = []
@@ -342,6 +348,7 @@ def test_something_serious_would_be_found(window):
         "@media (forced-colors: active) { p { forced-color-adjust: none; color: %23eee;"
         " background: white } }"
         "</style><main><h1>Bad</h1><p>Words<img src='data:,'><div style='width: 20rem'>Wide</div>"
+        "<div class=card data-provider style='width: 5rem'><p style='width: 6rem'>Wide</div>"
     )
     found = problems_of(window)
     assert "image-alt" in str(found["light"])
@@ -350,6 +357,7 @@ def test_something_serious_would_be_found(window):
     assert "image-alt" in str(found["large text"])
     assert "image-alt" in str(found["right to left"])
     assert "too wide" in str(found["320 px"])
+    assert "out of its card" in str(found["320 px"])
 
 
 FOR_THOSE_WITHOUT = Path(str(find("integrations/icons/link.svg"))).read_text()
