@@ -324,7 +324,7 @@ class ProviderClient:
     """Base of a provider's HTTP client. A provider's file holds only what differs."""
 
     provider: str
-    label: str  # for the words of errors
+    label: str = ""  # for the words of errors
 
     def _request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         try:

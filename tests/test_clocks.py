@@ -3,6 +3,7 @@ is right. Each test has another process do a part, whose clock is off."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -84,6 +85,22 @@ for line in sys.stdin:
 """
 
 
+PLACES = {
+    "": "integrations.services",
+    "garmin": "integrations.garminconnect.login",
+    "gear": "integrations.services.gear",
+    "push": "integrations.strava.push",
+    "sweep": "integrations.services.sweep",
+    "trail": "integrations.services.trail",
+}
+
+
+def path_of(name):
+    """The path of a service, such as sync_strava_gear or sweep.sweep_tokens."""
+    place, _, name = name.rpartition(".")
+    return f"{PLACES.get(place, place)}.{name}"
+
+
 class Elsewhere:
     """A process on a machine with a clock of its own."""
 
@@ -100,7 +117,7 @@ class Elsewhere:
         )
 
     def __call__(self, name, *args, **kwargs):
-        name = name if "." in name else f"integrations.services.{name}"
+        name = path_of(name)
         self.process.stdin.write(json.dumps([name, args, kwargs], default=str) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -146,15 +163,15 @@ def test_a_state_is_good_on_every_machine(alice, strava, elsewhere):
     url = "http://testserver/"
     state = services.begin_authorization(alice.pk, "strava", url).state
     there = elsewhere(
-        "complete_strava_authorization", alice.pk, state=state, code=strava.grant(ALICE)
+        "complete_authorization", alice.pk, "strava", state=state, code=strava.grant(ALICE)
     )
     assert "error" not in there
 
-    elsewhere("begin_strava_authorization", alice.pk, url)
+    elsewhere("begin_authorization", alice.pk, "strava", url)
     services.complete_authorization(
         alice.pk, "strava", state=row_of(alice).strava_state, code=strava.grant(ALICE)
     )
-    elsewhere("begin_strava_authorization", alice.pk, url)
+    elsewhere("begin_authorization", alice.pk, "strava", url)
     assert forget_abandoned_authorizations() == 0
     assert row_of(alice).strava_state
 
@@ -163,7 +180,7 @@ def test_an_old_state_is_old_on_every_machine(alice, strava, elsewhere):
     state = services.begin_authorization(alice.pk, "strava", "http://testserver/").state
     UsersIntegrations.objects.update(strava_state_expires_at=a_moment_ago())
     answer = elsewhere(
-        "complete_strava_authorization", alice.pk, state=state, code=strava.grant(ALICE)
+        "complete_authorization", alice.pk, "strava", state=state, code=strava.grant(ALICE)
     )
     assert answer["error"] == "InvalidState"
 
@@ -192,7 +209,7 @@ def test_a_failure_puts_a_sweep_off_for_as_long_as_it_says(alice, expired, strav
     strava.fail("token", "500", times=1)
     assert elsewhere("get_strava_access_token", alice.pk)["error"] == "ProviderUnavailable"
     assert sweep_tokens().due == 0  # put off for a minute, on every machine
-    assert elsewhere("sweep_strava_tokens")["due"] == 0
+    assert elsewhere("sweep.sweep_tokens")["due"] == 0
     UsersIntegrations.objects.update(
         strava_retry_at=F("strava_retry_at") - timedelta(seconds=2 * MINUTE)
     )
@@ -216,14 +233,14 @@ def test_a_limit_holds_on_every_machine_until_it_ends(alice, expired, strava, el
 
 def test_a_sweep_anywhere_puts_no_other_off(alice, link, strava, elsewhere):
     link(alice, expires_in=5 * MINUTE)
-    assert elsewhere("sweep_strava_tokens")["refreshed"] == 1
+    assert elsewhere("sweep.sweep_tokens")["refreshed"] == 1
     UsersIntegrations.objects.update(strava_token_expires_at=timezone.now())
     strava.expire(ALICE)
     assert sweep_tokens().refreshed == 1
     UsersIntegrations.objects.update(strava_token_expires_at=timezone.now())
     strava.expire(ALICE)
-    assert elsewhere("sweep_strava_tokens")["refreshed"] == 1
-    assert elsewhere("sweep_strava_tokens")["due"] == 0
+    assert elsewhere("sweep.sweep_tokens")["refreshed"] == 1
+    assert elsewhere("sweep.sweep_tokens")["due"] == 0
 
 
 def test_gear_is_synced_when_it_is_due(alice, linked, strava, elsewhere):
@@ -231,17 +248,17 @@ def test_gear_is_synced_when_it_is_due(alice, linked, strava, elsewhere):
     taken, _until = take_due_gear_syncs("strava")
     assert taken == [alice.pk]
     assert take_due_gear_syncs("strava")[0] == []
-    assert elsewhere("take_due_gear_syncs", "strava")[0] == []
+    assert elsewhere("gear.take_due_gear_syncs", "strava")[0] == []
 
-    elsewhere("request_gear_sync", alice.pk, "strava")
+    elsewhere("gear.request_gear_sync", alice.pk, "strava")
     for ask in (elsewhere, here):  # it is under way
-        assert ask("request_gear_sync", alice.pk, "strava")["error"] == "SyncInProgress"
+        assert ask("gear.request_gear_sync", alice.pk, "strava")["error"] == "SyncInProgress"
     elsewhere("sync_strava_gear", alice.pk)
     due_in = row_of(alice).strava_sync_due_at - timezone.now()
     assert timedelta(hours=5) < due_in < timedelta(hours=7)
 
     services.set_sync_gear(alice.pk, "strava", True)
-    taken, until = elsewhere("take_due_gear_syncs", "strava")
+    taken, until = elsewhere("gear.take_due_gear_syncs", "strava")
     assert taken == [alice.pk]
     assert is_gear_sync_taken(alice.pk, "strava", datetime.fromisoformat(until))
     assert take_due_gear_syncs("strava")[0] == []
@@ -252,21 +269,24 @@ def test_gear_is_synced_when_it_is_due(alice, linked, strava, elsewhere):
 
 
 def test_push_events_cause_as_many_checks_as_elsewhere(alice, linked, strava, elsewhere):
-    asked = [ask("take_strava_revocation", event()) for ask in (elsewhere, here, elsewhere, here)]
+    asked = [
+        ask("push.take_revocation_hint", event()) for ask in (elsewhere, here, elsewhere, here)
+    ]
     assert asked == [alice.pk] * 3 + [None]  # three at once, then one in a quarter of an hour
     for ask in (elsewhere, here):
-        assert ask("take_due_strava_checks") == []
+        assert ask("push.take_due_checks") == []
     UsersIntegrations.objects.update(
         strava_check_due_at=F("strava_check_due_at") - timedelta(minutes=15)
     )
-    assert elsewhere("take_due_strava_checks") == [alice.pk]
+    assert elsewhere("push.take_due_checks") == [alice.pk]
     assert take_due_checks() == []
 
 
 def here(name, *args):
     """What Elsewhere does, in this process."""
     try:
-        return getattr(services, name)(*args)
+        module, _, name = path_of(name).rpartition(".")
+        return getattr(importlib.import_module(module), name)(*args)
     except exceptions.IntegrationsError as exc:
         return {"error": type(exc).__name__, "retry_after": getattr(exc, "retry_after", None)}
 
@@ -281,30 +301,30 @@ def window_left():
 @every_clock
 def test_a_worker_elsewhere_finishes_a_sign_in(alice, garmin, elsewhere):
     attempt = begin_login(alice.pk, MFA, PASSWORD)
-    assert elsewhere("run_garminconnect_login", alice.pk, attempt) == "mfa_required"
+    assert elsewhere("garmin.run_login", alice.pk, attempt) == "mfa_required"
     for settle in (forget_dead_logins, lambda: elsewhere(SETTLE)):
         assert settle() == 0
     attempt = submit_code(alice.pk, "999999")
-    assert elsewhere("run_garminconnect_mfa", alice.pk, attempt) == "invalid_mfa_code"
+    assert elsewhere("garmin.run_mfa", alice.pk, attempt) == "invalid_mfa_code"
     assert forget_dead_logins() == 0
     attempt = submit_code(alice.pk, MFA_CODE)
-    assert elsewhere("run_garminconnect_mfa", alice.pk, attempt) == "linked"
+    assert elsewhere("garmin.run_mfa", alice.pk, attempt) == "linked"
     services.get_garminconnect_client(alice.pk)
     assert garmin.calls["token"] == 1  # the session is as fresh here
 
 
-SETTLE = "forget_dead_garminconnect_logins"
+SETTLE = "garmin.forget_dead_logins"
 
 
 def test_a_sign_in_begun_elsewhere_is_finished_here(alice, garmin, elsewhere):
-    attempt = elsewhere("begin_garminconnect_login", alice.pk, MFA, PASSWORD)
+    attempt = elsewhere("garmin.begin_login", alice.pk, MFA, PASSWORD)
     assert run_login(alice.pk, attempt) == "mfa_required"
-    attempt = elsewhere("submit_garminconnect_code", alice.pk, MFA_CODE)
+    attempt = elsewhere("garmin.submit_code", alice.pk, MFA_CODE)
     assert run_mfa(alice.pk, attempt) == "linked"
 
 
 def test_what_nobody_came_for_is_erased_by_any_machine(alice, garmin, elsewhere):
-    elsewhere("begin_garminconnect_login", alice.pk, GARMIN_ALICE, PASSWORD)
+    elsewhere("garmin.begin_login", alice.pk, GARMIN_ALICE, PASSWORD)
     GarminConnectLogin.objects.update(step_until=F("step_until") - garminconnect_login.PICK_UP)
     assert elsewhere(SETTLE) == 1
     assert not GarminConnectLogin.objects.exists()
@@ -312,7 +332,7 @@ def test_what_nobody_came_for_is_erased_by_any_machine(alice, garmin, elsewhere)
 
 def test_sign_ins_are_counted_over_an_hour(alice, garmin, elsewhere):
     def begin(ask):
-        answer = ask("begin_garminconnect_login", alice.pk, GARMIN_ALICE, PASSWORD)
+        answer = ask("garmin.begin_login", alice.pk, GARMIN_ALICE, PASSWORD)
         GarminConnectLogin.objects.all().delete()
         return answer
 
@@ -343,20 +363,20 @@ def test_a_session_is_rotated_when_it_has_to_be(alice, garmin, elsewhere):
 
 
 def test_the_trail_is_in_the_databases_time(alice, linked, strava, elsewhere):
-    elsewhere("refresh_strava_access_token", alice.pk)
+    elsewhere("refresh_link", alice.pk, "strava")
     services.refresh_link(alice.pk, "strava")
-    elsewhere("refresh_strava_access_token", alice.pk)
+    elsewhere("refresh_link", alice.pk, "strava")
     events = get_link_events(alice.pk)
     assert all(abs(each.at - timezone.now()) < timedelta(minutes=1) for each in events)
     assert [each.pk for each in events] == sorted((each.pk for each in events), reverse=True)
-    assert elsewhere("forget_old_link_events") == 0
+    assert elsewhere("trail.forget_old_link_events") == 0
 
 
 def test_the_page_tells_what_a_worker_elsewhere_failed_at_and_once(
     alice, alice_client, linked, strava, elsewhere
 ):
     strava.fail("athlete", "500", times=1)
-    elsewhere("request_gear_sync", alice.pk, "strava")
+    elsewhere("gear.request_gear_sync", alice.pk, "strava")
     assert status_of(alice_client)["strava"]["error"] is None
     elsewhere(f"{__name__}.sync_as_athlete", alice.pk)
     assert page_alert(alice_client) == "provider_unavailable"

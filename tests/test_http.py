@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -226,7 +227,8 @@ class Garmin(Way):
         self.secret = session[self.token]
 
     def ask(self, address):
-        self.patch.setattr(hook, "_origin", address)  # by itself, it takes no TLS
+        self.patch.setattr(hook, "_ORIGIN", re.compile("(.*)"))  # by itself, it takes no TLS
+        hook.point_library_at(address, pauses=False)
         self.call()
 
 

@@ -37,8 +37,8 @@ from integrations.models import (
     LinkStatus,
     UsersIntegrations,
 )
+from integrations.oauth.provider import split_scope
 from integrations.sandbox.strava import ALICE
-from integrations.services.oauth import _split
 from integrations.strava.client import StravaProfile, StravaTokens
 from integrations.strava.gear import read_gear
 from integrations.strava.webhook import MAX_EVENT
@@ -218,7 +218,7 @@ def test_what_was_granted_is_stored_as_it_is_read_and_nothing_else(
 
     row = row_of(alice)
     if row.strava_status == LinkStatus.LINKED:
-        asked_for = [each for each in _split(scope) if each in ("read", "profile:read_all")]
+        asked_for = [each for each in split_scope(scope) if each in ("read", "profile:read_all")]
         assert [each for each in row.strava_scopes if each != "profile:read"] == asked_for
         assert alice_client.get(reverse("integrations:settings")).status_code == 200
     else:
@@ -612,13 +612,13 @@ def test_whatever_is_listed_good_gear_is_read(bikes, shoes, at):
 def test_scopes_are_split_once_each_and_in_order(scopes):
     once = list(dict.fromkeys(scopes))
     for separator in (",", " ", ", ", ",,", "\t"):
-        assert _split(separator.join(scopes)) == once
+        assert split_scope(separator.join(scopes)) == once
 
 
 @PURE
 @given(scope=st.text())
 def test_any_scope_survives_the_column(scope):
-    granted = _split(scope)
+    granted = split_scope(scope)
     row = UsersIntegrations(strava_scope=",".join(granted))
     assert row.strava_scopes == granted
 
