@@ -228,6 +228,7 @@ class Garmin(Way):
 
     def ask(self, address):
         self.patch.setattr(hook, "_ORIGIN", re.compile("(.*)"))  # by itself, it takes no TLS
+        self.patch.setattr(hook, "_bypass_proxies", lambda host: None)
         hook.point_library_at(address, pauses=False)
         self.call()
 
