@@ -229,7 +229,7 @@ def _exchange(
         )
     except IntegrationsError:
         # Unless that would end a link that stands: with the same app, one account has one grant.
-        if not _shares_grant(provider, client, account, user_id):
+        if not _shares_grant(provider, client, account):
             _revoke(provider, client, tokens, row)
         raise
     _revoke_replaced(provider, replaced, client, account)
@@ -372,18 +372,16 @@ def _revoke_replaced(
         links.revoke_row(provider, row)
 
 
-def _shares_grant(
-    provider: OAuthProvider, client: OAuthClient, account: Account | None, user_id: Any
-) -> bool:
+def _shares_grant(provider: OAuthProvider, client: OAuthClient, account: Account | None) -> bool:
     """Whether a link stands that has the same grant: revoking one ends both.
 
-    If the account is unknown, it may be the one that this user has linked.
+    An account that is unknown may be that of any link here, this user's or another's.
     """
     home = provider.home
-    rows = (
-        home.of(user_id) if account is None else home.rows().filter(home.q(account_id=account.id))
-    )
-    for other in rows.filter(home.conditions[LinkStatus.LINKED]):
+    linked = home.rows().filter(home.conditions[LinkStatus.LINKED])
+    if account is None:
+        return bool(linked.exists())
+    for other in linked.filter(home.q(account_id=account.id)):
         try:
             return bool(provider.client_for(other).client_id == client.client_id)
         except IntegrationsError:
