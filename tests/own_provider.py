@@ -63,7 +63,7 @@ class Club(OAuthState[RegisteredApp, Athlete]):
     endpoints: ClassVar[tuple[str, ...]] = ("authorize", "token", "revoke")
     scopes: ClassVar[Mapping[str, str]] = {"rides:read": "See rides", "rides:write": "Add rides"}
     default_scope: ClassVar[str] = "rides:read rides:write"
-    lifetime = 3600
+    lifetime = 7200
 
     def _forget(self) -> None:
         super()._forget()
