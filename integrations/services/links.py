@@ -152,11 +152,20 @@ def revoke_row(provider: Provider, row: Any) -> bool:
     try:
         provider.revoke(row)
     except IntegrationsError as exc:
-        # The provider has ended it already.
-        if isinstance(exc, TokenRejected) and provider.home.has_ended(row):
+        if _has_ended_before(provider, row, exc):
             return True
         count_failure(provider.name, "revoke", exc.code)
         event = {"event": f"{provider.name}.not_revoked", "user_id": row.user_id}
         logger.warning("%s link not revoked: %s", provider.label, exc.code, extra=event)
         return False
     return True
+
+
+def _has_ended_before(provider: Provider, row: Any, exc: IntegrationsError) -> bool:
+    """Whether a refused revocation says that there is nothing left to revoke."""
+    if isinstance(exc, provider.dead):
+        return True
+    # An access token may be refused for its age alone, unless it is all there is.
+    home = provider.home
+    is_all = home.has_ended(row) or not home.has_secret(row, "refresh_token")
+    return isinstance(exc, TokenRejected) and is_all

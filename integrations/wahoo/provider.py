@@ -10,7 +10,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from ..exceptions import InvalidRefreshToken, ProviderError, ProviderUnavailable
+from ..exceptions import InvalidRefreshToken, ProviderError, ProviderUnavailable, TokenRejected
 from ..oauth.client import OAuthClient, error_code, is_call
 from ..oauth.provider import Account, OAuthProvider, Refreshed, Scope, Tokens
 
@@ -66,8 +66,11 @@ class Wahoo(OAuthProvider):
         self.client_for(row).fetch(self.api("/user"), token)
 
     def revoke_with(self, client: Any, row: Any) -> None:
-        # Only a live token can.
-        token = self.read(row)
-        if not self.is_fresh(row):
-            token = client.refresh_access_token(self.home.get(row, "refresh_token")).access_token
-        client.call("DELETE", client.endpoints.revoke_url, token)
+        # Only a live token can. Whether the grant lives, the refresh token alone can tell.
+        url = client.endpoints.revoke_url
+        if self.is_fresh(row):
+            with suppress(TokenRejected):
+                client.call("DELETE", url, self.read(row))
+                return
+        tokens = client.refresh_access_token(self.home.get(row, "refresh_token"))
+        client.call("DELETE", url, tokens.access_token)
