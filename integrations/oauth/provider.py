@@ -269,11 +269,12 @@ class OAuthProvider(Provider):
         # A disconnect meanwhile revoked only the old tokens.
         self.revoke(self.copy_with(row, columns))
 
-    def revoke_tokens(self, client: Any, tokens: Tokens, now: Any) -> None:
+    def revoke_tokens(self, client: Any, tokens: Tokens, account: Account | None, now: Any) -> None:
         """End a grant that was never stored."""
         row = self.home.model()
         row.read_at = now
-        columns = self.home.columns(**self.token_values(tokens, now))
+        account_id = None if account is None else account.id
+        columns = self.home.columns(account_id=account_id, **self.token_values(tokens, now))
         self.revoke_with(client, self.copy_with(row, columns))
 
     def copy_with(self, row: Any, columns: Mapping[str, Any]) -> Any:

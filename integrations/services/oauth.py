@@ -230,7 +230,7 @@ def _exchange(
     except IntegrationsError:
         # Unless that would end a link that stands: with the same app, one account has one grant.
         if not _shares_grant(provider, client, account):
-            _revoke(provider, client, tokens, row)
+            _revoke(provider, client, tokens, account, row)
         raise
     _revoke_replaced(provider, replaced, client, account)
     return _authorization(provider, granted)
@@ -343,10 +343,16 @@ def _forget_abandoned(home: Home, rows: Any) -> int:
     return int(rows.filter(abandoned).update(**home.columns(**_rows.state_values(None))))
 
 
-def _revoke(provider: OAuthProvider, client: OAuthClient, tokens: Tokens, row: Any) -> None:
+def _revoke(
+    provider: OAuthProvider,
+    client: OAuthClient,
+    tokens: Tokens,
+    account: Account | None,
+    row: Any,
+) -> None:
     """Revoke tokens that were answered for nothing, without raising an error."""
     try:
-        provider.revoke_tokens(client, tokens, row.read_at)
+        provider.revoke_tokens(client, tokens, account, row.read_at)
     except IntegrationsError as exc:
         count_failure(provider.name, "revoke", exc.code)
 
