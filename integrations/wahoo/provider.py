@@ -26,7 +26,7 @@ class WahooClient(OAuthClient):
             if code.startswith("Too many unrevoked"):
                 return TooManyTokens(provider_status=status)
             is_page = response.content.lstrip().startswith(b"<")
-            if not code and not is_page and b"refresh_token=" in (response.request.body or b""):
+            if not code and not is_page and "refresh_token=" in str(response.request.body):
                 # Dead refresh tokens may be answered without a word.
                 return InvalidRefreshToken(provider_status=status)
         return super().error_for(response)
