@@ -10,7 +10,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from ..exceptions import InvalidProviderReply, ProviderError, ScopeMissing
+from ..exceptions import InvalidGrant, InvalidProviderReply, ProviderError, ScopeMissing
 from ..oauth.client import OAuthClient, is_call
 from ..oauth.provider import Account, OAuthProvider, Scope, Tokens
 
@@ -35,6 +35,8 @@ class IntervalsClient(OAuthClient):
         status = response.status_code
         if status == 404 and not is_call(response):  # "Client and/or secret not found"
             return self.invalid_client(status)
+        if status == 400 and not is_call(response):  # there is no other grant than a code
+            return InvalidGrant(provider_status=status)
         if status == 403 and is_call(response):
             return ScopeMissing(provider_status=status)
         return super().error_for(response)
