@@ -22,6 +22,7 @@ from ..exceptions import (
     IntegrationsNotFound,
     InvalidClient,
     InvalidGrant,
+    InvalidProviderReply,
     InvalidState,
     ProviderUnavailable,
     RateLimited,
@@ -29,6 +30,7 @@ from ..exceptions import (
     SiteClientRejected,
     error_by_code,
 )
+from ..gear import clean_text
 from ..links import Account, Home, Provider
 from ..metrics import count_failure
 from ..models import LinkStatus
@@ -207,7 +209,7 @@ def _exchange(
     granted = _granted(provider, tokens, scope)
     account: Account | None = None
     try:
-        account = provider.identify(client, tokens)
+        account = _identify(provider, client, tokens)
         if account is not None:
             _require_free(provider, user_id, account)
             account = provider.register(client, tokens, account, user_id)
@@ -234,6 +236,17 @@ def _exchange(
         raise
     _revoke_replaced(provider, replaced, client, account)
     return _authorization(provider, granted)
+
+
+def _identify(provider: OAuthProvider, client: OAuthClient, tokens: Tokens) -> Account | None:
+    """Whose tokens these are. Raises InvalidProviderReply if the id is none: an empty one would be
+    everybody's, and databases take neither a NUL nor half a surrogate pair."""
+    account = provider.identify(client, tokens)
+    if account is None:
+        return None
+    if not (account.id.isprintable() and 0 < len(account.id) <= 255):
+        raise InvalidProviderReply
+    return account._replace(name=clean_text(account.name))
 
 
 def _require_free(provider: Provider, user_id: Any, account: Account) -> None:
