@@ -15,6 +15,7 @@ from ..clock import read_at
 from ..exceptions import (
     ApplicationInactive,
     AthleteLimitReached,
+    ConsentRequired,
     IntegrationsError,
     InvalidClient,
     InvalidProviderReply,
@@ -48,6 +49,10 @@ _PLAIN: dict[str, Any] = {
     SecretUnreadable.code: _("We can no longer read your stored connection. Please reconnect."),
     SiteClientChanged.code: _("This site now uses another %(provider)s app. Reconnect to go on."),
     ScopeMissing.code: ScopeMissing.default_message,
+    ConsentRequired.code: _(
+        "%(provider)s wants you to accept its terms. Your connection is kept. Sign in to your "
+        "%(provider)s account and accept what it asks there."
+    ),
 }
 # Words for the athlete's own app, and for the site's.
 _APP: dict[str, tuple[Any, Any]] = {
@@ -148,6 +153,7 @@ _STAFF: dict[str, Any] = {
         "reactivate it"
     ),
     "athlete_limit": _("the %(provider)s app has as many athletes as %(provider)s allows"),
+    "consent_required": _("the athlete has to accept %(provider)s terms first"),
     "scope_missing": _("the athlete has not given the permission for gear"),
     "rate_limited": _("the provider limits how often this app may ask"),
     "provider_unavailable": _("the provider could not be reached"),
