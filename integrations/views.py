@@ -286,7 +286,7 @@ def disconnect(request: AthleteRequest, provider: str) -> HttpResponse:
         return failed(request, exc)
     if revoked:
         return done(request, _("%(name)s is disconnected.") % name)
-    if not found.revokes:
+    if not (found.revokes or found.account_page):
         words = _(
             "%(name)s is disconnected, and the stored session is deleted. To end the session at "
             "%(short)s too, open %(short)s › Security."
@@ -296,7 +296,7 @@ def disconnect(request: AthleteRequest, provider: str) -> HttpResponse:
         "%(name)s is disconnected here and everything stored is deleted, but %(name)s could not be "
         "told. To end the access there as well, open %(page)s and press “Revoke access”."
     )
-    page = found.account_page.removeprefix("https://www.").removeprefix("https://")
+    page = found.account_page.removeprefix("https://").removeprefix("www.") or found.label
     return done(request, words % {**name, "page": page}, level=messages.WARNING)
 
 
