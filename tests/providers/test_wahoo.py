@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.utils import timezone
 
 from integrations import services
 from integrations.exceptions import (
@@ -15,7 +16,7 @@ from integrations.exceptions import (
     RelinkRequired,
 )
 from integrations.models import LinkStatus
-from integrations.sandbox.wahoo import ALICE, DANA, MOST_TOKENS
+from integrations.sandbox.wahoo import ALICE, BJORN, DANA, MOST_TOKENS
 from integrations.services.sweep import sweep_tokens
 from integrations.wahoo.provider import TooManyTokens
 
@@ -29,11 +30,9 @@ def kit(wahoo, settings, http):
 
 
 def sweep(kit, user):
-    kit.lapse(user)
-    kit.set(user, retry_at=None)
-    counts = sweep_tokens(names=["wahoo"])
-    connection.close()
-    return counts
+    kit.stand_in.expire(ALICE, expires_in=600)
+    kit.set(user, retry_at=None, token_expires_at=timezone.now() + timedelta(minutes=10))
+    return sweep_tokens(workers=1, names=["wahoo"])
 
 
 def used(wahoo, token):
@@ -84,14 +83,15 @@ def test_thirty_sweeps_never_meet_the_limit_of_ten(kit, alice, wahoo, trouble):
         assert wahoo.unrevoked(ALICE) <= MOST_TOKENS
         assert kit.status(alice) == LinkStatus.LINKED
     wahoo.recover()
-    sweep(kit, alice)
-    if trouble < 1:
-        refused = [each for each in wahoo.requests if each["endpoint"] == "token"]
-        assert {each["status"] for each in refused} == {200}
-    sweep(kit, alice)
+    assert sweep(kit, alice).refreshed == 1
+    assert wahoo.unrevoked(ALICE) <= 2
+    asked = [each["status"] for each in wahoo.requests if each["endpoint"] == "token"]
+    assert set(asked) == {200}
+    assert len(asked) > 10 or trouble == 1
     assert wahoo.is_alive(kit.ask(alice))
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_token_that_cannot_be_used_is_good_all_the_same(kit, alice, wahoo):
     kit.link(alice)
     kit.lapse(alice)
@@ -99,7 +99,24 @@ def test_a_token_that_cannot_be_used_is_good_all_the_same(kit, alice, wahoo):
     token = kit.ask(alice)
     assert wahoo.is_alive(token)
     row = kit.stored(alice)
-    assert (row["token"], row["error"], row["failures"], row["lease"]) == (token, "", 0, None)
+    assert (row["token"], row["failures"], row["lease"]) == (token, 0, None)
+    assert row["error"] == "provider_unavailable"  # for the next refresh
+    wahoo.recover()
+    sweep(kit, alice)
+    assert (kit.get(alice, "error"), wahoo.unrevoked(ALICE)) == ("", 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_limit_of_calls_stops_a_sweep_before_it_leaves_tokens_unused(kit, alice, bob, wahoo):
+    kit.link(alice)
+    kit.link(bob, BJORN)
+    wahoo.expire(BJORN, expires_in=900)
+    kit.set(bob, token_expires_at=timezone.now() + timedelta(minutes=15))
+    wahoo.fail("user", "429", times=1)
+    sweep_once = sweep(kit, alice)
+    assert (sweep_once.refreshed, sweep_once.skipped) == (1, 1)
+    assert wahoo.refreshes == 1
+    assert 0 < (kit.get(alice, "limited_until") - timezone.now()).total_seconds() <= 120
 
 
 def fill(wahoo):
