@@ -170,7 +170,8 @@ class Provider:
     def used(self, row: Any, token: Any) -> None:
         """Do what a token that a refresh brought needs once it is stored.
 
-        An error of the provider's here changes nothing.
+        An error of the provider's here leaves the link as good as it is. It is noted in the
+        column `error`, by which the next refresh can tell.
         """
 
     def unsettled(self) -> Any:

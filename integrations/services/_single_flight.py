@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -280,8 +280,7 @@ class TokenKeeper:
             )
             if not self._store(answer, patient=patient):
                 return None
-            self._use(row, refreshed)
-            return refreshed
+            return self._use(row, refreshed)
         except self.provider.dead as exc:
             self.take_up()  # a database that was restored knows of no lease, and of no doubt
             if lease.in_doubt:
@@ -410,12 +409,23 @@ class TokenKeeper:
         except IntegrationsError as exc:  # the app is another by now, for example
             count_failure(self.provider.name, "revoke", exc.code)
 
-    def _use(self, row: Any, refreshed: Refreshed[Any]) -> None:
-        """What a new token may need is no part of the refresh, which has succeeded."""
+    def _use(self, row: Any, refreshed: Refreshed[Any]) -> Refreshed[Any]:
+        """What a new token may need is no part of the refresh, which has succeeded.
+
+        If it fails, this is noted as the link's error, so that the next refresh can make up for it.
+        """
         try:
             self.provider.used(row, refreshed.token)
         except IntegrationsError as exc:
             count_failure(self.provider.name, "use", exc.code)
+            ours = self.home.q(refreshed_at=refreshed.values["refreshed_at"])
+            with suppress(*DATABASE_AWAY):  # the token is stored, whatever happens now
+                _rows.note_limit(self.home, row.user_id, exc)
+                self.home.of(row.user_id).filter(ours).update(**self.home.columns(error=exc.code))
+            return replace(
+                refreshed, limit_reached=refreshed.limit_reached or isinstance(exc, RateLimited)
+            )
+        return refreshed
 
     def _unchanged(self, row: Any) -> dict[str, Any]:
         """The condition that a row still has the secret that was read."""

@@ -37,6 +37,7 @@ class Wahoo(OAuthProvider):
     most. So each is used once, after it was stored."""
 
     name = "wahoo"
+    lease = 50  # a refresh may take two calls before its answer is stored
     label = "Wahoo"
     client_class = WahooClient
     authorize_url = "https://api.wahooligan.com/oauth/authorize"
@@ -55,6 +56,11 @@ class Wahoo(OAuthProvider):
         return Account.read(said.get("id"), said.get("first"), said.get("last"))
 
     def refresh(self, row: Any) -> Refreshed[str]:
+        if self.home.get(row, "error"):
+            # The stored token may not have been used. Unless it ends the one before it now, that
+            # one counts for 60 days; an error leaves this refresh for later.
+            with suppress(TokenRejected):  # it is too old for that
+                self.used(row, self.read(row))
         try:
             return super().refresh(row)
         except TooManyTokens:
