@@ -27,6 +27,7 @@ from typing import Any
 from cryptography.fernet import InvalidToken
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import InterfaceError, InternalError, OperationalError, connections, router
+from django.utils import timezone
 
 from .. import conf, providers
 from ..exceptions import IntegrationsError
@@ -92,6 +93,7 @@ def _opened(path: Path) -> Answer | None:
         return {key: fields[key].to_python(value) for key, value in given if key in fields}
 
     row = model(**values("row"))
+    row.read_at = timezone.now()  # to be revoked, it may have to be judged by its age
     lease = uuid.UUID(content["lease"])
     return Answer(content["provider"], row, lease, values("columns"), path)
 
