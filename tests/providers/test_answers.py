@@ -15,7 +15,7 @@ from integrations.services import _rows, _spool
 from integrations.services.tokens import keeper_of
 
 from .kit import CALLBACK
-from .test_tokens import together
+from .test_meanwhile import together
 
 
 @pytest.fixture
