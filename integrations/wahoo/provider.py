@@ -16,7 +16,16 @@ from ..oauth.provider import Account, OAuthProvider, Refreshed, Scope, Tokens
 
 
 class TooManyTokens(ProviderUnavailable):
-    """Ten tokens of this person are unrevoked: it says nothing about the grant."""
+    """Ten tokens of this person are unrevoked: it says nothing about the grant.
+
+    Each reconnect leaves one, and nothing but the end of the whole grant takes it away.
+    """
+
+    code = "too_many_tokens"
+    default_message = _(
+        "%(provider)s has given this site as many tokens for your account as it allows. Nothing "
+        "was changed. Disconnect %(provider)s here, and connect it again."
+    )
 
 
 class WahooClient(OAuthClient):
@@ -50,6 +59,7 @@ class Wahoo(OAuthProvider):
         "offline_data": Scope(_("Read while you are away"), _("the connection ends after hours")),
     }
     account_page = "https://www.wahooligan.com"
+    words = {TooManyTokens.code: TooManyTokens.default_message}
 
     def identify(self, client: Any, tokens: Tokens) -> Account:
         said = client.fetch(self.api("/user"), tokens.access_token)

@@ -134,19 +134,25 @@ def test_too_many_tokens_end_no_link(kit, alice, wahoo):
     after = kit.stored(alice)
     assert kit.status(alice) == LinkStatus.LINKED
     assert (after["token"], after["refresh_token"]) == (before["token"], before["refresh_token"])
-    assert after["error"] == "provider_unavailable"
-    assert services.get_integrations_status(alice.pk)["wahoo"]["status"] == "linked"
+    status = services.get_integrations_status(alice.pk)["wahoo"]
+    assert (status["status"], status["error"]["code"]) == ("linked", "too_many_tokens")
+    assert "Disconnect Wahoo here" in status["error"]["message"]
 
 
 def test_too_many_tokens_at_a_reconnect_leave_the_link(kit, alice, wahoo):
     kit.link(alice)
     fill(wahoo)
     before = kit.stored(alice, "exchanging_state", "exchanging_error")
-    with pytest.raises(ProviderUnavailable):
+    with pytest.raises(TooManyTokens) as caught:
         kit.link(alice)
     assert kit.stored(alice, "exchanging_state", "exchanging_error") == before
     assert wahoo.is_alive(kit.ask(alice))
     assert wahoo.revocations == 0
+    # What the athlete is told to do works.
+    assert "Disconnect Wahoo here, and connect it again" in caught.value.user_message
+    services.disconnect(alice.pk, "wahoo")
+    kit.link(alice)
+    assert wahoo.is_alive(kit.ask(alice))
 
 
 def test_a_lost_answer_is_no_lost_link(kit, alice, wahoo):
