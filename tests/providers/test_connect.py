@@ -14,6 +14,7 @@ from django.utils import timezone
 from integrations import services
 from integrations.exceptions import ClientRequired, InvalidState, ProviderError
 from integrations.models import Link, LinkStatus, UsersIntegrations
+from integrations.services.oauth import forget_abandoned_authorizations
 
 from ..conftest import messages_of
 from .kit import CALLBACK, JSON, query_of
@@ -191,6 +192,17 @@ def test_an_expired_state_is_refused_and_nobody_is_asked(kit, alice, alice_clien
     assert "expired" in messages_of(alice_client)[0]
     assert kit.stand_in.exchanges == 0
     assert kit.get(alice, "state") is None
+
+
+def test_what_nobody_came_back_to_is_forgotten(kit, alice, bob, alice_client, bob_client, linked):
+    before = kit.get(alice, "token")
+    kit.begin(alice_client)
+    waiting = query_of(kit.begin(bob_client))["state"]
+    kit.set(alice, state_expires_at=timezone.now())
+    assert forget_abandoned_authorizations() == 1
+    assert kit.get(alice, "state") is None
+    assert kit.get(alice, "token") == before
+    assert kit.get(bob, "state") == waiting
 
 
 def test_a_denial_is_said_plainly_and_spends_the_state(kit, alice, alice_client, address):
