@@ -1,7 +1,7 @@
 """A provider that the app has never heard of, as a host project would add one, and its stand-in.
 
-Club has what none of the built-in ones has: PKCE, an underscore in its name, and the revocation of
-RFC 7009 with a grant that it ends as a whole. It overrides nothing that it does not have to.
+Club has what none of the built-in ones has: PKCE, and the revocation of RFC 7009 with a grant that
+it ends as a whole. It overrides nothing that it does not have to.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BJORN = 502
 
 
 class OwnClub(OAuthProvider):
-    name = "own_club"
+    name = "ownclub"
     label = "Own Club"
     authorize_url = "https://club.example/oauth/authorize"
     token_url = "https://club.example/oauth/token"
@@ -58,7 +58,7 @@ class OwnClub(OAuthProvider):
 
 
 class Club(OAuthState[RegisteredApp, Athlete]):
-    name: ClassVar[str] = "own_club"
+    name: ClassVar[str] = "ownclub"
     title: ClassVar[str] = "Own Club"
     endpoints: ClassVar[tuple[str, ...]] = ("authorize", "token", "revoke")
     scopes: ClassVar[Mapping[str, str]] = {"rides:read": "See rides", "rides:write": "Add rides"}
@@ -163,5 +163,5 @@ class ClubSandbox(Sandbox):
     def __init__(self) -> None:
         super().__init__()
         self.club = Club(sleep=self._stopping.wait)
-        self.providers = {"own_club": self.club}
+        self.providers = {"ownclub": self.club}
         self._resolver = URLResolver(RegexPattern(r"^/"), self.club.urlpatterns())

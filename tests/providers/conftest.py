@@ -22,15 +22,15 @@ from integrations.sandbox import intervals, polar, strava, wahoo
 from .. import own_provider
 from .kit import Kit
 
-RENEWING = ("strava", "wahoo", "own_club")
+RENEWING = ("strava", "wahoo", "ownclub")
 LASTING = ("polar", "intervals")
-NAMES = ("strava", "polar", "wahoo", "intervals", "own_club")
+NAMES = ("strava", "polar", "wahoo", "intervals", "ownclub")
 MODULES: dict[str, ModuleType] = {
     "strava": strava,
     "polar": polar,
     "wahoo": wahoo,
     "intervals": intervals,
-    "own_club": own_provider,
+    "ownclub": own_provider,
 }
 
 
@@ -41,14 +41,14 @@ def running_club() -> Iterator[own_provider.ClubSandbox]:
 
 
 @pytest.fixture
-def own_club(running_club: Any, settings: Any) -> Iterator[own_provider.Club]:
+def ownclub(running_club: Any, settings: Any) -> Iterator[own_provider.Club]:
     """A site that has a provider of its own beside the built-in ones."""
     before = conf.provider_paths()
     settings.INTEGRATIONS_PROVIDERS = [*before, "tests.own_provider.OwnClub"]
     for what in ("authorize", "token", "revoke"):
-        setattr(settings, f"OWN_CLUB_{what.upper()}_URL", f"{running_club.url}/oauth/{what}")
-    settings.OWN_CLUB_CLIENT_ID = own_provider.CLIENT_ID
-    settings.OWN_CLUB_CLIENT_SECRET = own_provider.CLIENT_SECRET
+        setattr(settings, f"OWNCLUB_{what.upper()}_URL", f"{running_club.url}/oauth/{what}")
+    settings.OWNCLUB_CLIENT_ID = own_provider.CLIENT_ID
+    settings.OWNCLUB_CLIENT_SECRET = own_provider.CLIENT_SECRET
     _start_anew()
     running_club.reset()
     yield running_club.club

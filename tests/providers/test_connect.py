@@ -19,7 +19,7 @@ from integrations.services.oauth import forget_abandoned_authorizations
 from ..conftest import messages_of
 from .kit import CALLBACK, JSON, query_of
 
-SEPARATORS = {"strava": ",", "polar": " ", "wahoo": " ", "intervals": ",", "own_club": " "}
+SEPARATORS = {"strava": ",", "polar": " ", "wahoo": " ", "intervals": ",", "ownclub": " "}
 WHOSE = {"x_user_id", "athlete", "member", "id"}
 
 
@@ -161,12 +161,12 @@ def test_a_state_counts_for_its_user_alone(kit, alice, bob, alice_client, bob_cl
     assert kit.status(alice) == LinkStatus.LINKED
 
 
-def test_a_state_counts_for_its_provider_alone(kit, alice, alice_client, address, own_club, strava):
-    other = "strava" if kit.name != "strava" else "own_club"
+def test_a_state_counts_for_its_provider_alone(kit, alice, alice_client, address, ownclub, strava):
+    other = "strava" if kit.name != "strava" else "ownclub"
     services.begin_authorization(alice.pk, other, CALLBACK.format(other))
     with pytest.raises(InvalidState):
         services.complete_authorization(alice.pk, other, state=query_of(address)["state"], code="c")
-    assert own_club.exchanges == strava.exchanges == 0
+    assert ownclub.exchanges == strava.exchanges == 0
 
 
 @pytest.mark.parametrize("state", ["", "unknown", "x" * 400, "é"])

@@ -117,7 +117,7 @@ def test_one_failure_stops_no_other(renewing, athletes):
     assert renewing.stand_in.refreshes == calls
 
 
-def test_a_limit_stops_this_provider_and_no_other(renewing, athletes, strava, wahoo, own_club):
+def test_a_limit_stops_this_provider_and_no_other(renewing, athletes, strava, wahoo, ownclub):
     athletes(renewing, 3)
     renewing.stand_in.fail("token", "429", times=1)
     counts = refresh(workers=1)

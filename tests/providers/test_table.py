@@ -8,7 +8,7 @@ from integrations.oauth.provider import OAuthProvider
 from .conftest import LASTING, MODULES, NAMES, RENEWING
 
 
-def test_every_oauth_provider_is_in_the_table(own_club):
+def test_every_oauth_provider_is_in_the_table(ownclub):
     known = [each.name for each in providers.known().values() if isinstance(each, OAuthProvider)]
     assert sorted(known) == sorted(NAMES) == sorted(MODULES)
 
