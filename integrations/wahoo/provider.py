@@ -16,15 +16,11 @@ from ..oauth.provider import Account, OAuthProvider, Refreshed, Scope, Tokens
 
 
 class TooManyTokens(ProviderUnavailable):
-    """Ten tokens of this person are unrevoked: it says nothing about the grant.
-
-    Each reconnect leaves one, and nothing but the end of the whole grant takes it away.
-    """
+    """Ten tokens of this person are unrevoked, perhaps by reconnects: the grant may be good."""
 
     code = "too_many_tokens"
     default_message = _(
-        "%(provider)s has given this site as many tokens for your account as it allows. Nothing "
-        "was changed. Disconnect %(provider)s here, and connect it again."
+        "%(provider)s gives us no more access. Disconnect %(provider)s here, and connect it again."
     )
 
 
@@ -46,7 +42,6 @@ class Wahoo(OAuthProvider):
     most. So each is used once, after it was stored."""
 
     name = "wahoo"
-    lease = 50  # a refresh may take two calls before its answer is stored
     label = "Wahoo"
     client_class = WahooClient
     authorize_url = "https://api.wahooligan.com/oauth/authorize"
@@ -67,26 +62,19 @@ class Wahoo(OAuthProvider):
 
     def refresh(self, row: Any) -> Refreshed[str]:
         if self.home.get(row, "error"):
-            # The stored token may not have been used. Unless it ends the one before it now, that
-            # one counts for 60 days; an error leaves this refresh for later.
-            with suppress(TokenRejected):  # it is too old for that
+            # Its use may have failed. It is made up for, or the refresh has to wait.
+            with suppress(TokenRejected):  # too old for that
                 self.used(row, self.read(row))
-        try:
-            return super().refresh(row)
-        except TooManyTokens:
-            with suppress(ProviderError):  # the token may have expired, or be lost
-                self.used(row, self.read(row))  # which ends the one before it
-            raise
+        return super().refresh(row)
 
     def used(self, row: Any, token: str) -> None:
         self.client_for(row).fetch(self.api("/user"), token)
 
     def revoke_with(self, client: Any, row: Any) -> None:
         # Only a live token can. Whether the grant lives, the refresh token alone can tell.
-        url = client.endpoints.revoke_url
         if self.is_fresh(row):
             with suppress(TokenRejected):
-                client.call("DELETE", url, self.read(row))
+                client.call("DELETE", client.endpoints.revoke_url, self.read(row))
                 return
         tokens = client.refresh_access_token(self.home.get(row, "refresh_token"))
-        client.call("DELETE", url, tokens.access_token)
+        client.call("DELETE", client.endpoints.revoke_url, tokens.access_token)
