@@ -14,8 +14,8 @@ from .exceptions import UnknownProvider
 from .links import Provider
 from .oauth.provider import OAuthProvider
 
-# The start of settings, of URL names up to the first underscore, and a column of 32 characters.
-_NAME = re.compile(r"[a-z][a-z0-9]{0,31}")
+# The start of settings, of URL names up to the first underscore, and a column of 16 characters.
+_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 # What can be said only of a provider whose links have a column for it: Link has neither.
 _NEEDED = {"own_apps": "client_id", "has_gear": "sync_gear"}
 
@@ -27,7 +27,7 @@ def _load(paths: tuple[str, ...]) -> dict[str, Provider]:
         provider = import_string(path)()
         if not _NAME.fullmatch(provider.name):
             raise ImproperlyConfigured(
-                f"{path} is named {provider.name!r}: use up to 32 small letters and digits, a "
+                f"{path} is named {provider.name!r}: use up to 16 small letters and digits, a "
                 "letter first."
             )
         for said, column in _NEEDED.items():

@@ -55,7 +55,7 @@ def test_a_newcomer_who_follows_the_page_has_a_provider_that_keeps_every_promise
         [
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nomigrations",
             "-c", "pyproject.toml", "--rootdir", ".", "--ds", "mysite.settings",
-            str(site / "test_tempo.py"), "tests/tempo_promises.py",
+            "tests/tempo_promises.py", str(site / "test_tempo.py"),
         ],
         cwd=BASE_DIR,
         # On SQLite whatever this run is on: two runs would make the same database of a server's.

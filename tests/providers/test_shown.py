@@ -32,7 +32,7 @@ SETTINGS = "integrations:settings"
 def card_of(kit, client):
     """The opening tag of the provider's card, and the page."""
     page = client.get(reverse(SETTINGS)).content.decode()
-    [tag] = re.findall(rf'<section [^>]*data-provider="{kit.name}"[^>]*>', page)
+    [tag] = re.findall(rf'<section\s[^>]*data-provider="{kit.name}"[^>]*>', page)
     return tag, page
 
 
