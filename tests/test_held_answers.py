@@ -23,7 +23,7 @@ from integrations.models import LinkEvent, LinkStatus, UsersIntegrations
 from integrations.models.integrations import STRAVA
 from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.strava import ALICE
-from integrations.services import _rows, _single_flight, _spool
+from integrations.services import _compiled, _single_flight, _spool
 from integrations.services._single_flight import GRACE, WAITING
 from integrations.services.keys import rotate_fernet_keys
 from integrations.services.sweep import sweep_tokens
@@ -60,7 +60,7 @@ def away(monkeypatch):
 @pytest.fixture
 def storing_fails(monkeypatch):
     """Set `.now`, and the database takes no answer until it is unset again."""
-    update = _rows.update_where
+    update = _compiled.update_where
 
     class Failing:
         now = False
@@ -70,7 +70,7 @@ def storing_fails(monkeypatch):
             raise OperationalError("the database system is starting up")
         return update(*args)
 
-    monkeypatch.setattr(_rows, "update_where", update_where)
+    monkeypatch.setattr(_compiled, "update_where", update_where)
     yield Failing
     Failing.now = False
     wait_until(lambda: not _spool._in_hand.answers, 30, 0.02)

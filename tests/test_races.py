@@ -24,7 +24,7 @@ from integrations.sandbox.garmin import ALICE as GARMIN_ALICE
 from integrations.sandbox.garmin import PASSWORD
 from integrations.sandbox.strava import ALICE, BJORN, OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 from integrations.services import (
-    _rows,
+    _compiled,
     links,
 )
 from integrations.services import sweep as sweep_module
@@ -527,7 +527,7 @@ def test_a_pair_is_stored_though_the_row_was_sealed_with_a_key_not_known_here(
 def test_a_server_that_writes_no_more_is_left_for_its_successor(
     alice, expired, strava, monkeypatch
 ):
-    update, refusals = _rows.update_where, []
+    update, refusals = _compiled.update_where, []
 
     def refuse_twice(*args):
         if len(refusals) < 2:
@@ -535,7 +535,7 @@ def test_a_server_that_writes_no_more_is_left_for_its_successor(
             raise InternalError("cannot execute UPDATE in a read-only transaction")
         return update(*args)
 
-    monkeypatch.setattr(_rows, "update_where", refuse_twice)
+    monkeypatch.setattr(_compiled, "update_where", refuse_twice)
     assert strava.is_alive(services.get_strava_access_token(alice.pk))
     assert strava.is_alive(row_of(alice).strava_refresh_token)
     assert refusals[0] is not refusals[1]  # not over the same connection

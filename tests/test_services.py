@@ -16,6 +16,7 @@ from integrations.exceptions import (
     IntegrationsError,
     IntegrationsNotFound,
     InvalidProviderReply,
+    StravaNotLinked,
 )
 from integrations.models import LinkEvent, UsersIntegrations
 from integrations.schemas import (
@@ -147,6 +148,15 @@ def test_only_the_fields_that_were_set_are_edited(alice, row):
     assert edited.strava_token == "token"
     assert edited.strava_sync_gear is True
     assert (edited.strava_client_id, edited.strava_client_secret) == ("10", "secret")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("user_id", [0, -1, 2**63, 10**30], ids=str)
+def test_a_number_that_no_user_can_have_is_not_found(user_id):
+    with pytest.raises(IntegrationsNotFound):
+        services.get_user_integrations_by_user_id(user_id)
+    with pytest.raises(StravaNotLinked):
+        services.get_strava_access_token(user_id)
 
 
 def test_an_edit_without_fields_writes_nothing(alice, row):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connections, router, transaction
@@ -24,6 +24,7 @@ from ..exceptions import (
 )
 from ..links import HEALTHY, Home
 from ..models import UsersIntegrations
+from ._compiled import find, update_where
 
 # How long an athlete may take at the consent page.
 AUTHORIZATION_LIFETIME = 600  # seconds
@@ -94,7 +95,7 @@ def require_autocommit() -> None:
 
 def get_row(home: Home, user_id: Any) -> Any:
     """Raises IntegrationsNotFound if the user has no row there."""
-    row = dated(home.of(user_id)).first()
+    row = find(home.model, {"user": user_id, **home.where})
     if row is None:
         raise IntegrationsNotFound
     return row
@@ -105,7 +106,7 @@ def lock_row(home: Home, user_id: Any) -> Any:
 
     Raises IntegrationsNotFound if the user has no row there.
     """
-    row = dated(home.of(user_id)).select_for_update().first()
+    row = find(home.model, {"user": user_id, **home.where}, lock=True)
     if row is None:
         raise IntegrationsNotFound
     return row
@@ -130,7 +131,7 @@ def update(home: Home, user_id: Any, **columns: Any) -> None:
 
     Raises IntegrationsNotFound if the user has no row there.
     """
-    if not home.of(user_id).update(**columns):
+    if not update_where(home.model, {"user": user_id, **home.where}, columns):
         raise IntegrationsNotFound
 
 
@@ -162,37 +163,6 @@ def take_due(
     due.filter(pk__in=ids).update(**{column: until}, **columns)
     taken = due.model.objects.filter(pk__in=ids, **{column: until})
     return list(taken.values_list("user_id", flat=True)), until
-
-
-def update_where(model: Any, where: dict[str, Any], columns: dict[str, Any]) -> int:
-    """`model.objects.filter(**where).update(**columns)` for plain values.
-
-    Its SQL is built once and kept: a sweep does this write for each of thousands of tokens, and the
-    ORM's compiler costs more than the database does.
-    """
-    using = router.db_for_write(model)
-    connection = connections[using]
-    params = [
-        model._meta.get_field(name).get_db_prep_save(value, connection)
-        for name, value in (*columns.items(), *where.items())
-    ]
-    with connection.cursor() as cursor:
-        cursor.execute(_update_sql(model, using, tuple(columns), tuple(where)), params)
-        return int(cursor.rowcount)
-
-
-@lru_cache(maxsize=64)
-def _update_sql(model: Any, using: str, columns: tuple[str, ...], where: tuple[str, ...]) -> str:
-    quote = connections[using].ops.quote_name
-
-    def assignments(names: tuple[str, ...]) -> Iterator[str]:
-        for name in names:
-            yield f"{quote(model._meta.get_field(name).column)} = %s"
-
-    table = quote(model._meta.db_table)
-    return f"UPDATE {table} SET {', '.join(assignments(columns))} WHERE " + " AND ".join(  # noqa: S608
-        assignments(where)
-    )
 
 
 def state_values(state: str | None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from ..exceptions import (
 from ..links import Provider, Refreshed
 from ..metrics import count_failure, counts_refreshes
 from ..signals import relink_required
-from . import _limits, _rows, _spool, trail
+from . import _compiled, _limits, _rows, _spool, trail
 from ._spool import DATABASE_AWAY, Answer
 from .trail import Actor, Event
 
@@ -389,7 +389,7 @@ class TokenKeeper:
         where = {"user": row.user_id, **self.home.where}
         while True:
             unchanged = {self.home.column(guard): replaced}
-            if _rows.update_where(self.home.model, where | unchanged, answer.columns):
+            if _compiled.update_where(self.home.model, where | unchanged, answer.columns):
                 return True
             current = self.home.of(row.user_id).first()
             if current is None or not self.home.has_secret(current, guard):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError
-from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from .. import providers
@@ -24,6 +23,7 @@ from ..models.integrations import GARMINCONNECT, STRAVA
 from ..schemas import UsersIntegrationsUpdate
 from ..signals import account_linked, account_unlinked
 from . import _rows, gear, links, tokens, trail
+from ._compiled import find
 from ._rows import database_errors
 from .gear import GearCounts
 from .trail import Event
@@ -58,7 +58,8 @@ def get_user_integrations_by_strava_state(strava_state: str | None) -> UsersInte
     # Databases cannot even compare text with a NUL or half a surrogate pair in it.
     if not strava_state or not str(strava_state).isprintable():
         return None
-    return UsersIntegrations.objects.filter(strava_state=strava_state).first()
+    found: UsersIntegrations | None = find(UsersIntegrations, {"strava_state": strava_state})
+    return found
 
 
 @database_errors
@@ -175,7 +176,7 @@ def link_strava_account(user_integrations: UsersIntegrations, tokens: Mapping[st
             user_integrations.user_id,
             lambda replaced: {
                 **strava.token_values(pair, replaced.read_at),
-                "linked_at": Coalesce("strava_linked_at", timezone.now()),
+                "linked_at": replaced.strava_linked_at or timezone.now(),
                 "site_client_id": "",  # the host does not say
                 **_rows.state_values(None),
             },
@@ -238,7 +239,7 @@ def link_garminconnect_account(
             "oauth1": oauth1_token,
             "is_cn": (oauth1_token or {}).get("domain") == "garmin.cn",
             "account_name": "",  # it may be another athlete; a sync asks
-            "linked_at": Coalesce("garminconnect_linked_at", timezone.now()),
+            "linked_at": replaced.garminconnect_linked_at or timezone.now(),
         },
     )
 
