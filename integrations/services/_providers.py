@@ -19,11 +19,13 @@ def of_provider[**P, R](
     """Give a service the provider that its second argument names, and its errors the provider's
     name. Raises UnknownProvider."""
 
+    guarded = database_errors(service)
+
     @wraps(service)
     def wrapper(user_id: Any, provider: str, *args: P.args, **kwargs: P.kwargs) -> R:
         found = providers.get(provider)
         with found.named():
-            return database_errors(service)(user_id, found, *args, **kwargs)
+            return guarded(user_id, found, *args, **kwargs)
 
     return cast("Callable[Concatenate[Any, str, P], R]", wrapper)
 

@@ -58,6 +58,9 @@ GRACE = 5 * 60
 BACKOFF = 60
 MAX_BACKOFF = 24 * 60 * 60
 
+# What tells whether a token is fresh.
+_FRESH = dict.fromkeys(("token", "refresh_token", "token_expires_at", "relink_required_at"))
+
 # In place of a lease: the token was refused after another's lease ran out.
 WAITING = uuid.UUID(int=0)
 
@@ -75,6 +78,7 @@ class TokenKeeper:
 
     def __init__(self, provider: Provider) -> None:
         self.provider, self.home = provider, provider.home
+        self.columns_of_freshness = tuple(self.home.columns(**_FRESH))
 
     def limited_for(self, row: Any, *, reading: bool) -> int:
         """Seconds until the provider may be asked for this link; 0 if it may be asked now."""
@@ -123,6 +127,19 @@ class TokenKeeper:
                 raise self.provider.unavailable(retry_after=self.provider.lease)
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter, not a secret)
             pause = min(pause * 1.5, 0.3)
+
+    def fresh(self, user_id: Any) -> Any:
+        """The token, if `obtain` would hand it out at once; otherwise None.
+
+        Loads what that takes of most providers. What another may want, Django loads when asked.
+        """
+        _rows.require_autocommit()
+        home = self.home
+        where = {"user": user_id, **home.where}
+        row = _compiled.find(home.model, where, self.columns_of_freshness)
+        if row is None or not home.is_linked(row) or home.has_ended(row):
+            return None
+        return self.open(row) if self.provider.is_fresh(row) else None
 
     def stored(self, user_id: Any) -> Any:
         """The token as it is stored, fresh or not. Raises `not_linked` or `relink_required`."""

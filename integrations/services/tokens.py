@@ -29,7 +29,8 @@ def get_access_token(user_id: Any, provider: Provider) -> str:
     Raises UnknownProvider, NotLinked, RelinkRequired if the athlete has to connect again, or a
     ProviderError, which leaves the link as it is (`retry_after` in seconds where known).
     """
-    return str(keeper_of(oauth(provider)).obtain(user_id))
+    keeper = keeper_of(oauth(provider))
+    return str(keeper.fresh(user_id) or keeper.obtain(user_id))
 
 
 @of_provider
