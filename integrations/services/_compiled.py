@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.db import connections, router
+from django.db.models import Q
 from django.db.models.base import ModelState
 from django.db.models.expressions import RawSQL
 from django.db.models.sql import UpdateQuery
@@ -19,6 +20,7 @@ from ..fields import EncryptedTextField, Sealed
 
 # Among the parameters of a compiled statement: here goes a value of the call's.
 _GIVEN = object()
+_ALWAYS = Q()
 
 
 class _Select(NamedTuple):
@@ -65,15 +67,18 @@ def _select(
     return _Select(sql, attributes, compiler, compiler.get_converters(selected))
 
 
-def update_where(model: Any, where: dict[str, Any], columns: dict[str, Any]) -> int:
-    """`model.objects.filter(**where).update(**columns)`, where `where` has plain values.
+def update_where(
+    model: Any, where: dict[str, Any], columns: dict[str, Any], only_if: Q = _ALWAYS
+) -> int:
+    """`model.objects.filter(only_if, **where).update(**columns)`, where `where` has plain values.
 
-    Expressions among the columns are compiled, too: none may hold a value of this call's.
+    Expressions among the columns, and `only_if`, are compiled, too: none may hold a value of this
+    call's.
     """
     alias = router.db_for_write(model)
     connection = connections[alias]
     plain, expressions = _split(columns)
-    sql, params = _update(model, alias, expressions, tuple(where))
+    sql, params = _update(model, alias, expressions, tuple(where), only_if)
     given = _prepared(model, plain, connection)
     filled = [next(given) if param is _GIVEN else param for param in params]
     with connection.cursor() as cursor:
@@ -83,35 +88,43 @@ def update_where(model: Any, where: dict[str, Any], columns: dict[str, Any]) -> 
 
 @lru_cache(maxsize=256)
 def _update(
-    model: Any, alias: str, columns: tuple[tuple[str, Any], ...], where: tuple[str, ...]
+    model: Any,
+    alias: str,
+    columns: tuple[tuple[str, Any], ...],
+    where: tuple[str, ...],
+    only_if: Q,
 ) -> tuple[str, list[Any]]:
-    query = _having(model, alias, where).query.chain(UpdateQuery)
+    query = _having(model, alias, where).filter(only_if).query.chain(UpdateQuery)
     query.add_update_values({name: expression or _given() for name, expression in columns})
     sql, params = query.get_compiler(alias).as_sql()
     return sql, list(params[: len(params) - len(where)])
 
 
-def insert(model: Any, columns: dict[str, Any], end: str = "") -> Any:
-    """Insert a row of these columns alone; returns the row that `end`, the SQL's, returns.
-
-    Expressions may have no parameters.
-    """
+def insert(model: Any, columns: dict[str, Any]) -> Any:
+    """Insert a row of these columns alone; returns its key. Expressions may have no parameters."""
     alias = router.db_for_write(model)
     connection = connections[alias]
     plain, expressions = _split(columns)
+    sql, has_key = _insert(model, alias, expressions)
     with connection.cursor() as cursor:
-        sql = _insert(model, alias, expressions) + end
         cursor.execute(sql, list(_prepared(model, plain, connection)))
-        return cursor.fetchone() if end else None
+        if has_key:
+            return cursor.fetchone()[0]
+        table, key = model._meta.db_table, model._meta.pk.column
+        return connection.ops.last_insert_id(cursor, table, key)
 
 
 @lru_cache(maxsize=16)
-def _insert(model: Any, alias: str, columns: tuple[tuple[str, Any], ...]) -> str:
-    quote = connections[alias].ops.quote_name
+def _insert(model: Any, alias: str, columns: tuple[tuple[str, Any], ...]) -> tuple[str, bool]:
+    connection = connections[alias]
+    quote, options = connection.ops.quote_name, model._meta
     compiler = model.objects.using(alias).query.get_compiler(alias)
-    names = ", ".join(quote(model._meta.get_field(name).column) for name, _ in columns)
+    names = ", ".join(quote(options.get_field(name).column) for name, _ in columns)
     values = ", ".join("%s" if e is None else compiler.compile(e)[0] for _, e in columns)
-    return f"INSERT INTO {quote(model._meta.db_table)} ({names}) VALUES ({values})"  # noqa: S608
+    sql = f"INSERT INTO {quote(options.db_table)} ({names}) VALUES ({values})"  # noqa: S608
+    if not connection.features.can_return_columns_from_insert:
+        return sql, False
+    return f"{sql} {connection.ops.returning_columns([options.pk])[0]}", True
 
 
 def _having(model: Any, alias: str, names: Iterable[str]) -> Any:
@@ -129,7 +142,9 @@ def _given() -> RawSQL:
 
 def _split(columns: dict[str, Any]) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
     """The plain values; and all names in their order, each with its expression or None."""
-    expressions = {name: value for name, value in columns.items() if hasattr(value, "as_sql")}
+    expressions = {
+        name: value for name, value in columns.items() if hasattr(value, "resolve_expression")
+    }
     plain = {name: value for name, value in columns.items() if name not in expressions}
     return plain, tuple((name, expressions.get(name)) for name in columns)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from django.db import IntegrityError
@@ -19,13 +20,16 @@ from ..exceptions import (
 )
 from ..links import Account, Home, Provider
 from ..metrics import count_failure
-from ..models import Gear
+from ..models import Gear, LinkStatus
 from ..signals import account_linked, account_unlinked
 from . import _rows, trail
+from ._compiled import update_where
 from ._providers import of_provider
 from .trail import Event
 
 logger = logging.getLogger("integrations.links")
+
+_ALWAYS = Q()
 
 
 def write_link(
@@ -36,11 +40,12 @@ def write_link(
     *,
     exchanging: str = "",
     actor: str | None = None,
+    row: Any = None,
 ) -> Any:
     """Write a new link and its health, then tell host projects; returns the row that it replaced.
 
     `values` computes what to write from that row, as Link names it. If the account changes, the old
-    link's gear and granted scopes are deleted with it.
+    link's gear and granted scopes are deleted with it. A `row` of the user's is brought up to date.
 
     Raises IntegrationsNotFound if there is no row, AthleteAlreadyLinked if another user has linked
     the account, InvalidState if the exchange that `exchanging` names was overtaken: the athlete has
@@ -62,21 +67,55 @@ def write_link(
                 columns |= home.columns(account_id=account.id)
                 if account.name:
                     columns |= home.columns(account_name=account.name)
+            for name in home.secrets:
+                if (column := home.column(name)) in columns:
+                    columns[column] = home.fields[name].seal(columns[column])
             _rows.update(home, user_id, **columns)
             event = Event.RELINKED if home.is_linked(replaced) else Event.LINKED
             trail.note(user_id, provider.name, event, actor=actor)
     except IntegrityError as exc:
         raise AthleteAlreadyLinked from exc
     _rows.send_after_commit(account_linked, user_id, provider.name)
+    if row is not None:
+        found = {name: value for name, value in replaced.__dict__.items() if name != "_state"}
+        found |= {name: row._meta.get_field(name).to_python(columns[name]) for name in columns}
+        row.__dict__.update(found)
     return replaced
 
 
-def unlink(provider: Provider, user_id: Any, code: str = "", only_if: Q | None = None) -> bool:
+def unlink(
+    provider: Provider,
+    user_id: Any,
+    code: str = "",
+    only_if: Q = _ALWAYS,
+    **unchanged: Any,
+) -> bool:
     """Clear a link, delete its gear and note this in the trail: all or nothing.
 
     Returns whether there was a link. Without one, the other columns are cleared and nothing is
-    noted. Raises IntegrationsNotFound if the user has no row for which `only_if` is true.
+    noted. Raises IntegrationsNotFound if the user has no row for which `only_if` is true, and which
+    has the columns `unchanged`.
     """
+    home = provider.home
+    where = {"user": user_id, **home.where, **unchanged}
+    unlinked = home.conditions[LinkStatus.NOT_LINKED]
+    with _rows.atomic():
+        # The second of two calls finds nothing left. A third try, as it may be linked in between.
+        for linked in (True, False, True):
+            is_so = only_if & (~unlinked if linked else unlinked)
+            if update_where(home.model, where, _cleared(provider), is_so):
+                break
+        else:
+            raise IntegrationsNotFound
+        Gear.objects.filter(user_id=user_id, provider=provider.name).delete()
+        if linked:
+            trail.note(user_id, provider.name, Event.UNLINKED, code)
+            _rows.send_after_commit(account_unlinked, user_id, provider.name)
+    return linked
+
+
+@cache
+def _cleared(provider: Provider) -> dict[str, Any]:
     home = provider.home
     columns = {home.column(name): _empty(field) for name, field in home.fields.items()}
     if provider.limits_apps:
@@ -84,16 +123,7 @@ def unlink(provider: Provider, user_id: Any, code: str = "", only_if: Q | None =
         columns |= _kept_limit(home)
     for name in ("provider", "created_at"):
         columns.pop(name, None)
-    with _rows.atomic():
-        # Locked, so that the second of two calls finds nothing left.
-        linked = home.is_linked(_rows.lock_row(home, user_id))
-        if not home.of(user_id).filter(only_if or Q()).update(**columns):
-            raise IntegrationsNotFound
-        Gear.objects.filter(user_id=user_id, provider=provider.name).delete()
-        if linked:
-            trail.note(user_id, provider.name, Event.UNLINKED, code)
-            _rows.send_after_commit(account_unlinked, user_id, provider.name)
-    return linked
+    return columns
 
 
 def _empty(field: Any) -> Any:
@@ -135,11 +165,13 @@ def disconnect(user_id: Any, provider: Provider) -> bool:
         code = "not_revoked" if linked and provider.revokes and not revoked else ""
         # A refresh may have stored new tokens meanwhile, which have to be revoked, too. A later one
         # finds no link and revokes its own.
-        unchanged = home.q(**{guard: home.sealed(row, guard)})
+        sealed = home.sealed(row, guard)
+        unchanged = {} if sealed is None else {home.column(guard): sealed}
+        only_if = home.q(**{f"{guard}__isnull": sealed is None})
         with suppress(IntegrationsNotFound), _rows.atomic():
             # First, in the same order as a sign-in that ends, or the two could deadlock.
             canceled |= provider.cancel(user_id)
-            unlink(provider, user_id, code, unchanged)
+            unlink(provider, user_id, code, only_if, **unchanged)
             break
     if not (linked or canceled):
         raise provider.not_linked

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from django.db import IntegrityError
+from django.db import IntegrityError, router
 from django.utils import timezone
 
 from .. import providers
@@ -23,7 +23,7 @@ from ..models.integrations import GARMINCONNECT, STRAVA
 from ..schemas import UsersIntegrationsUpdate
 from ..signals import account_linked, account_unlinked
 from . import _rows, gear, links, tokens, trail
-from ._compiled import find
+from ._compiled import find, insert
 from ._rows import database_errors
 from .gear import GearCounts
 from .trail import Event
@@ -69,13 +69,21 @@ def create_user_integrations(user_id: int) -> UsersIntegrations:
     Raises IntegrationsAlreadyExist if the user has one, IntegrationsNotFound if there is no
     such user.
     """
+    row = UsersIntegrations(user_id=user_id, created_at=timezone.now())
+    fields = UsersIntegrations._meta.concrete_fields
+    columns = {field.attname: row.__dict__[field.attname] for field in fields}
     try:
-        with _rows.atomic():
-            return UsersIntegrations.objects.create(user_id=user_id)
+        with _rows.savepoint():
+            row.pk = insert(
+                UsersIntegrations,
+                {name: value for name, value in columns.items() if value is not None},
+            )
     except IntegrityError as exc:
         if UsersIntegrations.objects.filter(user_id=user_id).exists():
             raise IntegrationsAlreadyExist from exc
         raise IntegrationsNotFound from exc
+    row._state.adding, row._state.db = False, router.db_for_write(UsersIntegrations)
+    return row
 
 
 @database_errors
@@ -181,8 +189,8 @@ def link_strava_account(user_integrations: UsersIntegrations, tokens: Mapping[st
                 **_rows.state_values(None),
             },
             strava.identify(None, pair),
+            row=user_integrations,
         )
-    user_integrations.refresh_from_db()
 
 
 @database_errors

@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 from .. import conf, ending
 from ..clock import later
 from ..models import LinkEvent
+from ._compiled import insert
 from ._rows import database_errors
 
 Actor = LinkEvent.Actor
@@ -51,15 +52,16 @@ def note(
     acting = _acting.get(SYSTEM)
     if actor is not None:
         acting = _Acting(actor, user_id if actor == Actor.ATHLETE else None)
-    LinkEvent.objects.create(
-        user_id=user_id,
-        provider=provider,
-        event=event,
-        code=code[:64],
-        actor=acting.actor,
-        actor_user_id=acting.user_id,
-        at=Now(),
-    )
+    line = {
+        "user": user_id,
+        "provider": provider,
+        "event": event,
+        "code": code[:64],
+        "actor": acting.actor,
+        "actor_user": acting.user_id,
+        "at": Now(),
+    }
+    insert(LinkEvent, line)
 
 
 @database_errors
