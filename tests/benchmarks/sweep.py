@@ -119,6 +119,7 @@ def _bare() -> int:
     from urllib.parse import urlsplit
 
     from cryptography.fernet import Fernet
+    from django.conf import settings
     from django.db import connection, connections
     from django.utils import timezone
     from fernet_fields import hkdf
@@ -126,7 +127,7 @@ def _bare() -> int:
     from integrations import conf
 
     fernet = Fernet(hkdf.derive_fernet_key(conf.fernet_keys()[0]))
-    address = urlsplit(conf.strava_oauth_url()).netloc
+    address = urlsplit(settings.STRAVA_OAUTH_URL).netloc
     waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     opened = fernet.encrypt(b"r" * 40)
     done = []
