@@ -47,9 +47,16 @@ def find(model: Any, where: dict[str, Any], names: Any = (), *, lock: bool = Fal
     if found is None:
         return None
     [values] = select.compiler.apply_converters([found], select.converters)
-    # As pickle makes one: for 50 columns, __init__ takes longer than the database.
+    return made(model, alias, dict(zip(select.attributes, values, strict=True)))
+
+
+def made(model: Any, alias: str, attributes: dict[str, Any]) -> Any:
+    """An instance that is stored, made as pickle makes one.
+
+    For 50 columns, __init__ takes longer than the database.
+    """
     row = model.__new__(model)
-    row.__dict__.update(zip(select.attributes, values, strict=True))
+    row.__dict__.update(attributes)
     row._state = ModelState()
     row._state.db, row._state.adding = alias, False
     return row

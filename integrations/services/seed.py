@@ -6,6 +6,7 @@ These are the links whose columns the seed names, in the row of UsersIntegration
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, router
@@ -23,7 +24,7 @@ from ..models.integrations import GARMINCONNECT, STRAVA
 from ..schemas import UsersIntegrationsUpdate
 from ..signals import account_linked, account_unlinked
 from . import _rows, gear, links, tokens, trail
-from ._compiled import find, insert
+from ._compiled import find, insert, made
 from ._rows import database_errors
 from .gear import GearCounts
 from .trail import Event
@@ -69,21 +70,30 @@ def create_user_integrations(user_id: int) -> UsersIntegrations:
     Raises IntegrationsAlreadyExist if the user has one, IntegrationsNotFound if there is no
     such user.
     """
-    row = UsersIntegrations(user_id=user_id, created_at=timezone.now())
-    fields = UsersIntegrations._meta.concrete_fields
-    columns = {field.attname: row.__dict__[field.attname] for field in fields}
+    given = {"user_id": user_id, "created_at": timezone.now()}
+    defaults, written = _defaults()
     try:
         with _rows.savepoint():
-            row.pk = insert(
-                UsersIntegrations,
-                {name: value for name, value in columns.items() if value is not None},
-            )
+            key = insert(UsersIntegrations, given | written)
     except IntegrityError as exc:
         if UsersIntegrations.objects.filter(user_id=user_id).exists():
             raise IntegrationsAlreadyExist from exc
         raise IntegrationsNotFound from exc
-    row._state.adding, row._state.db = False, router.db_for_write(UsersIntegrations)
+    alias = router.db_for_write(UsersIntegrations)
+    row: UsersIntegrations = made(UsersIntegrations, alias, defaults | given | {"id": key})
     return row
+
+
+@cache
+def _defaults() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a new row holds; and what of it the database would not fill in."""
+    fields = UsersIntegrations._meta.concrete_fields
+    defaults = {field.attname: field.get_default() for field in fields}
+    filled = {field.attname for field in fields if field.has_db_default()}
+    written = {
+        name: value for name, value in defaults.items() if value is not None and name not in filled
+    }
+    return defaults, written
 
 
 @database_errors

@@ -28,6 +28,7 @@ class _Acting(NamedTuple):
 
 _acting: ContextVar[_Acting] = ContextVar("integrations_acting")
 SYSTEM = _Acting("system", None)
+_NOW = Now()  # one, because its hash, by which statements are kept, takes a while
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def note(
         "code": code[:64],
         "actor": acting.actor,
         "actor_user": acting.user_id,
-        "at": Now(),
+        "at": _NOW,
     }
     insert(LinkEvent, line)
 
