@@ -136,6 +136,11 @@ def strava_link(world, expires_in=21600):
     )
 
 
+def strava_link_known(world):
+    strava_link(world)
+    world.link = (world.row.strava_token,)
+
+
 def strava_link_expired(world):
     strava_link(world, expires_in=-60)
 
@@ -518,8 +523,8 @@ CASES: dict[str, Case] = {
     "wants_gear": Case(strava_link, lambda w: wants_gear(w.id, "strava")),
     "get_access_token": Case(strava_link, lambda w: services.get_access_token(w.id, "strava")),
     "report_rejected_token": Case(
-        strava_link,
-        lambda w: services.report_rejected_token(w.id, "strava", w.row.strava_token),
+        strava_link_known,
+        lambda w: services.report_rejected_token(w.id, "strava", w.link[0]),
         LEASE | STRAVA_TOKENS,
         HELD,
         survives=ASKS_AGAIN,
@@ -889,7 +894,7 @@ def test_a_sweep_goes_on_after_a_connection_that_was_lost(alice, bob, link, stra
     link(bob, BJORN, expires_in=120)
     lose_at("UPDATE ", elsewhere=True)
 
-    counts = services.sweep_strava_tokens(workers=1).as_dict()
+    counts = sweep_tokens(workers=1).as_dict()
 
     assert (counts["failed"], counts["refreshed"]) == (1, 1)
     assert strava.calls["token"] == 1

@@ -77,9 +77,12 @@ def test_what_cannot_be_cleared_here_is_not_revoked(alice, alice_client, linked,
     assert not strava.is_alive(linked.strava_refresh_token)
 
 
-@pytest.mark.parametrize(
-    "service", [services.refresh_strava_access_token, services.get_strava_access_token]
-)
+def refresh(user_id):
+    services.refresh_link(user_id, "strava")
+    return True
+
+
+@pytest.mark.parametrize("service", [refresh, services.get_strava_access_token])
 def test_what_cannot_be_stored_is_not_rotated(alice, expired, strava, service):
     with read_only(), pytest.raises(exceptions.IntegrationsDatabaseError):
         service(alice.pk)
