@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -202,6 +203,34 @@ def check_urls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register
+def check_libraries(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """What is switched on and lacks its library. Everything else works without it."""
+    lacking = [
+        (
+            f"{each.label} is not offered",
+            each.library,
+            each.package or each.library,
+            "leave it out of INTEGRATIONS_PROVIDERS",
+        )
+        for each in providers.known().values()
+        if not each.is_installed()
+    ]
+    if conf.prometheus() and find_spec("prometheus_client") is None:
+        package = "django-athlete-integrations[prometheus]"
+        lacking.append(
+            ("Nothing is counted", "prometheus_client", package, "switch off PROMETHEUS")
+        )
+    return [
+        checks.Warning(
+            f"{what}: the library {library} is not installed.",
+            hint=f'Run `pip install "{package}"`, or {otherwise}.',
+            id="integrations.W004",
+        )
+        for what, library, package, otherwise in lacking
+    ]
 
 
 @register

@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "INTEGRATIONS_TRAIL_DAYS": 365,
     "INTEGRATIONS_SPOOL_DIR": "",
     "INTEGRATIONS_SANDBOX": False,
-    "INTEGRATIONS_SANDBOX_URL": "",
+    "INTEGRATIONS_SANDBOX_URL": "http://127.0.0.1:8001",  # where `manage.py sandbox` serves
     "PROMETHEUS": False,
 }
 
