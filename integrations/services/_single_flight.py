@@ -46,7 +46,7 @@ from ..exceptions import (
 from ..links import Provider, Refreshed
 from ..metrics import count_failure, counts_refreshes
 from ..signals import relink_required
-from . import _compiled, _limits, _rows, _spool, trail
+from . import _compiled, _limits, _rows, _spool, links, trail
 from ._spool import DATABASE_AWAY, Answer
 from .trail import Actor, Event
 
@@ -421,6 +421,8 @@ class TokenKeeper:
             replaced = self.home.sealed(current, guard)  # re-encrypted with another key
 
     def _discard(self, row: Any, columns: dict[str, Any]) -> None:
+        if links.stands_elsewhere(self.provider, row):
+            return
         try:
             self.provider.revoke_refreshed(row, columns)
         except IntegrationsError as exc:  # the app is another by now, for example

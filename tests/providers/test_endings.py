@@ -9,6 +9,7 @@ from django.urls import reverse
 from integrations import services
 from integrations.exceptions import InvalidState, NotLinked
 from integrations.models import Link, LinkEvent, LinkStatus, UsersIntegrations
+from integrations.services import links
 
 from ..conftest import messages_of
 from .kit import CALLBACK, JSON, query_of
@@ -187,6 +188,25 @@ def test_deleting_the_row_does_what_a_disconnect_does(kit, alice, heard, which):
     assert heard == [("account_unlinked", alice.pk, kit.name)]
     event = LinkEvent.objects.get(event="unlinked")
     assert (event.provider, event.code, event.actor) == (kit.name, "deleted", "staff")
+
+
+@transactional
+def test_deleting_the_user_ends_no_link_that_another_has_made_meanwhile(
+    kit, alice, bob, monkeypatch
+):
+    """A provider is told only after the commit."""
+    kit.link(alice)
+    revoke_row = links.revoke_row
+
+    def later(*args):
+        kit.link(bob)
+        return revoke_row(*args)
+
+    monkeypatch.setattr(links, "revoke_row", later)
+    alice.delete()
+
+    assert kit.stand_in.revocations == 0
+    assert kit.stand_in.is_alive(kit.ask(bob))
 
 
 @transactional
