@@ -47,6 +47,7 @@ from ..links import Provider, Refreshed
 from ..metrics import count_failure, counts_refreshes
 from ..signals import relink_required
 from . import _compiled, _limits, _rows, _spool, links, trail
+from ._providers import reading
 from ._spool import DATABASE_AWAY, Answer
 from .trail import Actor, Event
 
@@ -290,7 +291,8 @@ class TokenKeeper:
         """
         settled = False
         try:
-            refreshed = self.provider.refresh(row)
+            with reading(self.provider):
+                refreshed = self.provider.refresh(row)
             settled = True  # from here on the row is written, or is no longer ours to write
             answer = Answer(
                 self.provider.name, row, lease.id, self.home.columns(**refreshed.values)
@@ -424,7 +426,8 @@ class TokenKeeper:
         if links.stands_elsewhere(self.provider, row):
             return
         try:
-            self.provider.revoke_refreshed(row, columns)
+            with reading(self.provider):
+                self.provider.revoke_refreshed(row, columns)
         except IntegrationsError as exc:  # the app is another by now, for example
             count_failure(self.provider.name, "revoke", exc.code)
 
@@ -434,7 +437,8 @@ class TokenKeeper:
         If it fails, this is noted as the link's error, so that the next refresh can make up for it.
         """
         try:
-            self.provider.used(row, refreshed.token)
+            with reading(self.provider):
+                self.provider.used(row, refreshed.token)
         except IntegrationsError as exc:
             count_failure(self.provider.name, "use", exc.code)
             ours = self.home.q(refreshed_at=refreshed.values["refreshed_at"])

@@ -24,7 +24,7 @@ from ..models import Gear, LinkStatus
 from ..signals import account_linked, account_unlinked
 from . import _rows, trail
 from ._compiled import update_where
-from ._providers import of_provider
+from ._providers import of_provider, reading
 from .trail import Event
 
 logger = logging.getLogger("integrations.links")
@@ -184,7 +184,8 @@ def revoke_row(provider: Provider, row: Any) -> bool:
     if stands_elsewhere(provider, row):
         return True
     try:
-        provider.revoke(row)
+        with reading(provider):
+            provider.revoke(row)
     except IntegrationsError as exc:
         if _has_ended_before(provider, row, exc):
             return True

@@ -37,7 +37,7 @@ from ..models import LinkStatus
 from ..oauth.client import OAuthClient, Tokens
 from ..oauth.provider import OAuthProvider, split_scope
 from . import _limits, _rows, links
-from ._providers import oauth, of_provider
+from ._providers import oauth, of_provider, reading
 from ._rows import AUTHORIZATION_LIFETIME, database_errors
 
 # As providers give them, and as the page's form takes them.
@@ -212,7 +212,8 @@ def _exchange(
         account = _identify(provider, client, tokens)
         if account is not None:
             _require_free(provider, user_id, account)
-            account = provider.register(client, tokens, account, user_id)
+            with reading(provider):
+                account = provider.register(client, tokens, account, user_id)
         replaced = links.write_link(
             provider,
             user_id,
@@ -241,7 +242,8 @@ def _exchange(
 def _identify(provider: OAuthProvider, client: OAuthClient, tokens: Tokens) -> Account | None:
     """Whose tokens these are. Raises InvalidProviderReply if the id is none: an empty one would be
     everybody's, and databases take neither a NUL nor half a surrogate pair."""
-    account = provider.identify(client, tokens)
+    with reading(provider):
+        account = provider.identify(client, tokens)
     if account is None:
         return None
     if not (account.id.isprintable() and 0 < len(account.id) <= 255):
@@ -365,7 +367,8 @@ def _revoke(
 ) -> None:
     """Revoke tokens that were answered for nothing, without raising an error."""
     try:
-        provider.revoke_tokens(client, tokens, account, row.read_at)
+        with reading(provider):
+            provider.revoke_tokens(client, tokens, account, row.read_at)
     except IntegrationsError as exc:
         count_failure(provider.name, "revoke", exc.code)
 

@@ -9,11 +9,14 @@ from integrations import providers, services
 from integrations.exceptions import InvalidGrant, InvalidProviderReply, UnknownProvider
 from integrations.models import LinkStatus
 from integrations.oauth.client import OAuthClient
+from integrations.services.sweep import sweep_tokens
 
 from .. import own_provider
 from ..conftest import messages_of
 from .conftest import MODULES
 from .kit import Kit, query_of
+
+SETTINGS = "/settings/integrations/"
 
 
 @pytest.fixture
@@ -59,6 +62,47 @@ def test_an_id_that_no_database_takes_is_refused(kit, alice, ownclub, odd, monke
         kit.link(alice)
     assert kit.status(alice) == LinkStatus.NOT_LINKED
     assert ownclub.counts()["access_tokens"] == 0
+
+
+@pytest.mark.parametrize("hook", ["identify", "register"])
+def test_code_that_stumbles_over_an_answer_leaves_no_grant(
+    kit, alice, alice_client, ownclub, monkeypatch, caplog, hook
+):
+    monkeypatch.setattr(
+        own_provider.OwnClub, hook, lambda self, client, tokens, *more: tokens.answer["who"]["id"]
+    )
+    kit.connect(alice_client)
+    assert "sent an answer that we could not use" in alice_client.get(SETTINGS).content.decode()
+    assert ownclub.counts()["access_tokens"] == 0
+    [logged] = [each for each in caplog.records if "KeyError" in each.getMessage()]
+    assert "test_own.py:" in logged.getMessage()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("hook", ["refresh", "used"])
+def test_code_that_stumbles_at_a_refresh_stops_no_sweep(kit, alice, ownclub, monkeypatch, hook):
+    kit.link(alice)
+    kit.lapse(alice)
+    monkeypatch.setattr(own_provider.OwnClub, hook, lambda *args: {}["who"])
+
+    counts = sweep_tokens()
+
+    assert counts.failed == (hook == "refresh")
+    assert kit.get(alice, "error") == "invalid_provider_reply"
+    assert kit.status(alice) == LinkStatus.LINKED
+    if hook == "refresh":
+        assert kit.get(alice, "retry_at") is not None
+        assert sweep_tokens().due == 0
+
+
+def test_code_that_stumbles_at_a_revocation_stops_no_disconnect(
+    kit, alice, alice_client, monkeypatch
+):
+    kit.link(alice)
+    monkeypatch.setattr(own_provider.OwnClub, "revoke_with", lambda *args: {}["who"])
+    alice_client.post(kit.url("disconnect"))
+    assert "could not be told" in messages_of(alice_client)[0]
+    assert kit.status(alice) == LinkStatus.NOT_LINKED
 
 
 @pytest.mark.parametrize("name", ["", "a\0b\ud800", "x" * 2000], ids=["empty", "odd", "long"])
