@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from integrations import providers, services
-from integrations.exceptions import InvalidGrant, InvalidProviderReply, UnknownProvider
+from integrations.exceptions import InvalidGrant, InvalidProviderReply, RateLimited, UnknownProvider
 from integrations.models import LinkStatus
 from integrations.oauth.client import OAuthClient
 from integrations.services.sweep import sweep_tokens
@@ -62,6 +63,27 @@ def test_an_id_that_no_database_takes_is_refused(kit, alice, ownclub, odd, monke
         kit.link(alice)
     assert kit.status(alice) == LinkStatus.NOT_LINKED
     assert ownclub.counts()["access_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "wait"), [("-5", 900), ("99999999999", 86400), ("1e18", 86400), ("soon", 900)]
+)
+def test_a_limit_lasts_a_day_at_most_whatever_is_said(kit, alice, ownclub, monkeypatch, said, wait):
+    kit.link(alice)
+    kit.lapse(alice)
+    canned = own_provider.Club.canned
+
+    def odd(self, fault):
+        response = canned(self, fault)
+        response["Retry-After"] = said
+        return response
+
+    monkeypatch.setattr(own_provider.Club, "canned", odd)
+    ownclub.fail("token", "429")
+    with pytest.raises(RateLimited):
+        kit.ask(alice)
+    left = kit.get(alice, "limited_until") - timezone.now()
+    assert wait - 60 < left.total_seconds() < wait + 60
 
 
 @pytest.mark.parametrize("hook", ["identify", "register"])
