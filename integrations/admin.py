@@ -280,7 +280,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         self.actions.append("sync_gear")
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        states = [f"{each.name}{what}" for each in _offered() for what in ("", "_health")]
+        states = [f"{each.name}{what}" for each in _offered() for what in ("_link", "_health")]
         more = [each.home.column("token_expires_at") for each in _stored_here() if each.is_swept]
         scopes = [f"{each.name}_scopes" for each in _stored_here() if each.home.has("scope")]
         return ["user", *states, "gear_count", *more, *scopes]
@@ -549,7 +549,8 @@ def _columns(provider: Provider) -> dict[str, Any]:
         return _("The site’s") if home.is_linked(link) else ""
 
     found = {
-        "": (_("%(provider)s"), lambda link: home.status(link).label, ""),
+        # Under its name alone, a provider called Form would replace the admin's own `form`.
+        "_link": (_("%(provider)s"), lambda link: home.status(link).label, ""),
         "_health": (
             _("%(short)s health"),
             lambda link: _health(home.status(link), status.link_error(provider, link)),

@@ -8,13 +8,13 @@ from django.utils import timezone
 
 from integrations import providers, services
 from integrations.exceptions import InvalidGrant, InvalidProviderReply, RateLimited, UnknownProvider
-from integrations.models import LinkStatus
+from integrations.models import Link, LinkStatus, UsersIntegrations
 from integrations.oauth.client import OAuthClient
 from integrations.services.sweep import sweep_tokens
 
 from .. import own_provider
 from ..conftest import messages_of
-from .conftest import MODULES
+from .conftest import MODULES, start_anew
 from .kit import Kit, query_of
 
 SETTINGS = "/settings/integrations/"
@@ -50,6 +50,29 @@ def test_a_code_is_bound_to_who_asked_for_it(kit, alice, bob, alice_client, bob_
 @pytest.mark.parametrize("client", [OAuthClient])
 def test_without_a_client_of_its_own_it_speaks_rfc_6749(client, kit):
     assert type(kit.provider.site_client()) is client
+
+
+@pytest.mark.parametrize("name", ["form", "model", "media", "actions", "gear", "messages", "cards"])
+def test_a_name_that_the_admin_or_the_page_uses_itself_is_no_obstacle(
+    kit, alice, alice_client, admin_client, settings, monkeypatch, name
+):
+    renamed = type(f"Called{name}", (own_provider.OwnClub,), {"name": name})
+    monkeypatch.setattr(own_provider, renamed.__name__, renamed, raising=False)
+    settings.INTEGRATIONS_PROVIDERS = [f"tests.own_provider.{renamed.__name__}"]
+    for what in ("CLIENT_ID", "CLIENT_SECRET"):
+        setattr(settings, f"{name.upper()}_{what}", getattr(own_provider, what))
+    start_anew()
+    services.create_user_integrations(alice.pk)
+    Link.objects.create(user=alice, provider=name, token="t", account_id="1")
+
+    page = alice_client.get(SETTINGS)
+    assert "Own Club" in page.content.decode()
+    assert isinstance(page.context["cards"], list)
+    row = UsersIntegrations.objects.get(user=alice)
+    listed = admin_client.get(reverse("admin:integrations_usersintegrations_changelist"))
+    assert listed.context["cl"].result_count == 1
+    url = reverse("admin:integrations_usersintegrations_change", args=[row.pk])
+    assert "Own Club" in admin_client.get(url).content.decode()
 
 
 @pytest.mark.parametrize("odd", ["", "a\0b", "\ud800", "x" * 256], ids=["", "nul", "half", "long"])
