@@ -30,6 +30,7 @@ def _load(paths: tuple[str, ...]) -> dict[str, Provider]:
                 f"{path} is named {provider.name!r}: use up to 16 small letters and digits, a "
                 "letter first."
             )
+        conf.require_valid(provider.name)
         for said, column in _NEEDED.items():
             if getattr(provider, said, False) and not provider.home.has(column):
                 raise ImproperlyConfigured(
