@@ -10,7 +10,9 @@ from integrations import providers, services
 from integrations.exceptions import InvalidGrant, InvalidProviderReply, RateLimited, UnknownProvider
 from integrations.models import Link, LinkStatus, UsersIntegrations
 from integrations.oauth.client import OAuthClient
+from integrations.polar.provider import Polar
 from integrations.services.sweep import sweep_tokens
+from integrations.wahoo.provider import Wahoo
 
 from .. import own_provider
 from ..conftest import messages_of
@@ -86,6 +88,21 @@ def test_an_id_that_no_database_takes_is_refused(kit, alice, ownclub, odd, monke
         kit.link(alice)
     assert kit.status(alice) == LinkStatus.NOT_LINKED
     assert ownclub.counts()["access_tokens"] == 0
+
+
+def test_attempts_of_several_providers_are_settled_by_whoever_opens_the_page(
+    alice, alice_client, polar, wahoo, monkeypatch
+):
+    """As Garmin's sign-ins are, whose passwords must not stay: here Polar's are over."""
+    settled = []
+    monkeypatch.setattr(own_provider, "settle", lambda: settled.append(1), raising=False)
+    for cls, over in ((Polar, True), (Wahoo, False)):
+        found = Link.objects.all() if over else Link.objects.none()
+        monkeypatch.setattr(cls, "settle", "tests.own_provider.settle")
+        monkeypatch.setattr(cls, "unsettled", lambda self, found=found: found)
+    Link.objects.create(user=alice, provider="polar", token="t", account_id="1")
+    alice_client.get(SETTINGS)
+    assert settled == [1, 1]
 
 
 @pytest.mark.parametrize(
