@@ -556,6 +556,25 @@ def test_a_malformed_variable_of_a_provider_stops_the_site_in_one_line(name):
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        "strava",
+        "integrations.polar.Polar",
+        "integrations.polar.provider.Poler",
+        "integrations.polar.provider.PolarClient",
+        "integrations.oauth.provider.OAuthProvider",
+        "integrations.oauth.provider.split_scope",
+    ],
+)
+def test_a_path_that_leads_to_no_provider_stops_the_site_in_one_line(path):
+    code, _out, err = manage("check", **{**PRODUCTION, "INTEGRATIONS_PROVIDERS": path})
+    assert code == 1
+    assert re.fullmatch(
+        rf"Configuration error: INTEGRATIONS_PROVIDERS names {re.escape(path)}, which .*\n", err
+    )
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("DOCKER_API_URL", "unix:///var/run/docker.sock"),
