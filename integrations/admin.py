@@ -7,7 +7,8 @@ actions, which call services.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -16,14 +17,14 @@ from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.db import models
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html_join
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from . import providers, services, tasks
 from .exceptions import IntegrationsError
@@ -40,6 +41,8 @@ AT_ONCE = 200
 BUDGET = 5
 NAMED = 20  # rows that a message names
 
+Rows = QuerySet[UsersIntegrations]
+
 
 def _health(status: LinkStatus, code: str) -> str:
     """A code in a word or two, for a column."""
@@ -51,11 +54,17 @@ def _health(status: LinkStatus, code: str) -> str:
 def _user_search_fields() -> list[str]:
     user = get_user_model()
     names = {user.USERNAME_FIELD, user.get_email_field_name(), "first_name", "last_name"}
-    return [
-        f"user__{field.name}"
-        for field in user._meta.get_fields()
-        if field.name in names and isinstance(field, models.CharField | models.TextField)
-    ]
+    texts = (each.name for each in user._meta.get_fields() if isinstance(each, _TEXT))
+    return [f"user__{name}" for name in texts if name in names]
+
+
+_TEXT: Any = models.CharField | models.TextField
+
+
+def _kept(model: Any) -> set[str]:
+    """The columns that nobody may look at or ask for."""
+    kept: Any = EncryptedTextField | Internal
+    return {field.name for field in model._meta.fields if isinstance(field, kept)}
 
 
 def _known() -> list[Provider]:
@@ -79,43 +88,17 @@ def _stored_here() -> list[Provider]:
     return [each for each in _known() if each.home.model is UsersIntegrations]
 
 
-class StatusFilter(admin.SimpleListFilter):
-    """By the state of a provider's link."""
+class LinkFilter(admin.SimpleListFilter):
+    """By what is so of a provider's link: labels and conditions, by what the URL calls them."""
 
-    parameter_name: str
-    provider: Provider
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [(status.value, status.label) for status in self.provider.home.conditions]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        conditions = self.provider.home.conditions
-        value = self.value()
-        if value not in conditions:
-            return queryset
-        if value == LinkStatus.NOT_LINKED:  # it may be that there is no row
-            linked = ~conditions[LinkStatus.NOT_LINKED]
-            return queryset.exclude(_whose(self.provider, linked))
-        return queryset.filter(_whose(self.provider, conditions[LinkStatus(value)]))
-
-
-class ExpiryFilter(admin.SimpleListFilter):
-    """By the age of a provider's token."""
-
-    parameter_name: str
-    provider: Provider
+    offered: Mapping[str, tuple[Any, Q]]
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("fresh", _("Fresh")), ("expired", _("Expired"))]
+        return [(value, label) for value, (label, _condition) in self.offered.items()]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        now, home = timezone.now(), self.provider.home
-        match self.value():
-            case "fresh":
-                return queryset.filter(_whose(self.provider, home.q(token_expires_at__gt=now)))
-            case "expired":
-                return queryset.filter(_whose(self.provider, home.q(token_expires_at__lte=now)))
-        return queryset
+        _label, condition = self.offered.get(str(self.value()), ("", Q()))
+        return queryset.filter(condition)
 
 
 class StoredValuesFilter(admin.SimpleListFilter):
@@ -148,25 +131,31 @@ class StoredValuesFilter(admin.SimpleListFilter):
 def _filters() -> list[type[admin.SimpleListFilter]]:
     """The filters of each provider's links, as far as they are in the row."""
 
-    def filter_of(kind: Any, provider: Provider, name: str, title: Any) -> Any:
-        attrs = {"provider": provider, "parameter_name": name, "title": title}
-        return type(kind.__name__, (kind,), attrs)
+    found: list[Any] = []
 
-    found = []
+    def add(kind: Any, name: str, title: Any, **more: Any) -> None:
+        attrs = {"parameter_name": name, "title": title, **more}
+        found.append(type(kind.__name__, (kind,), attrs))
+
     for each in _known():
-        found.append(filter_of(StatusFilter, each, each.name, each.label))
+        states = each.home.conditions
+        offered = {state.value: (state.label, _whose(each, states[state])) for state in states}
+        none = LinkStatus.NOT_LINKED
+        # It may be that there is no row.
+        offered[none.value] = (none.label, ~_whose(each, ~states[none]))
+        add(LinkFilter, each.name, each.label, offered=offered)
         if each.is_swept:
             words = _("%(provider)s token") % {"provider": each.label}
-            found.append(filter_of(ExpiryFilter, each, f"{each.name}_token_age", words))
+            ages = {
+                "fresh": (_("Fresh"), _whose(each, each.home.q(token_expires_at__gt=Now()))),
+                "expired": (_("Expired"), _whose(each, each.home.q(token_expires_at__lte=Now()))),
+            }
+            add(LinkFilter, f"{each.name}_token_age", words, offered=ages)
+    titles = {"error": _("%(provider)s error"), "scope": _("%(provider)s scopes")}
     for each in _stored_here():
-        for name, title in (
-            ("error", _("%(provider)s error")),
-            ("scope", _("%(provider)s scopes")),
-        ):
-            if each.home.has(name):
-                column = each.home.column(name)
-                words = title % {"provider": each.short_label}
-                found.append(filter_of(StoredValuesFilter, each, column, words))
+        for name in filter(each.home.has, titles):
+            words = titles[name] % {"provider": each.short_label}
+            add(StoredValuesFilter, each.home.column(name), words)
     return found
 
 
@@ -193,13 +182,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         an encrypted column, a broken pattern, a year beyond the calendar or a NUL is a crash.
         """
         column, _separator, comparison = lookup.partition("__")
-        kept = {
-            field.name
-            for field in self.opts.fields
-            if isinstance(field, EncryptedTextField | Internal)
-        }
         return (
-            column not in kept
+            column not in _kept(self.model)
             and comparison in ("", "exact", "isnull", "gt", "gte", "lt", "lte")
             and "\0" not in str(value)
             and super().lookup_allowed(lookup, value, request)
@@ -312,36 +296,21 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
             for each in _stored_here()
             for name in (*each.home.tokens, "client_id")
         }
-        kept = [
-            field.name
-            for field in self.opts.fields
-            if isinstance(field, EncryptedTextField | Internal) and field.name not in needed
-        ]
         counted = rows.annotate(gear_count=Subquery(gear.values(count=Count("pk"))))
-        rows = counted.defer(*kept)
+        rows = counted.defer(*_kept(self.model) - needed)
         if all(each.home.model is UsersIntegrations for each in _offered()):
             return rows
         return rows.prefetch_related("user__integrations_links")
 
-    def delete_model(self, request: HttpRequest, obj: UsersIntegrations) -> None:
-        with services.acting_as("staff", request.user.pk):
-            super().delete_model(request, obj)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
-        with services.acting_as("staff", request.user.pk):
-            super().delete_queryset(request, queryset)
-
     @method_decorator(outside_transactions)
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         # Its actions ask providers.
-        with services.short_waits():
+        with _as_staff(request):
             return super().changelist_view(request, extra_context)
 
-    def delete_view(
-        self, request: HttpRequest, object_id: str, extra_context: Any = None
-    ) -> HttpResponse:
-        with services.short_waits():
-            return super().delete_view(request, object_id, extra_context)
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        with _as_staff(request):
+            return super().delete_view(request, *args, **kwargs)
 
     def has_act_on_links_permission(self, request: HttpRequest) -> bool:
         """Who may use the actions: Django's change permission, though no form uses it."""
@@ -349,14 +318,12 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("Elsewhere"))
     def more(self, row: UsersIntegrations) -> str:
-        return format_html_join(
-            " · ",
-            '<a href="{}?user={}">{}</a>',
-            (
-                (reverse(f"admin:integrations_{name}_changelist"), row.user_id, label)
-                for name, label in (("linkevent", _("The trail")), ("gear", _("Gear")))
-            ),
+        pages = {"linkevent": _("The trail"), "gear": _("Gear")}.items()
+        links = (
+            (reverse(f"admin:integrations_{name}_changelist"), row.user_id, words)
+            for name, words in pages
         )
+        return format_html_join(" · ", '<a href="{}?user={}">{}</a>', links)
 
     @admin.display(description=_("Gear"), ordering="gear_count")
     def gear_count(self, row: Any) -> int:
@@ -364,97 +331,68 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
 
     # --- Actions --------------------------------------------------------------------------------
 
-    def _refresh(
-        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations], provider: Provider
-    ) -> None:
-        def enqueue(user_id: Any) -> None:
-            # Only workers ask this provider.
-            if not provider.home.of(user_id).filter(
-                ~provider.home.conditions[LinkStatus.NOT_LINKED]
-            ):
-                raise provider.not_linked
-            tasks.enqueue(tasks.refresh_link, user_id, provider.name, *trail.acting())
+    def _refresh(self, request: HttpRequest, queryset: Rows, provider: Provider) -> None:
+        unlinked = provider.home.conditions[LinkStatus.NOT_LINKED]
 
-        name = {"short": provider.short_label}
+        def refresh(user_id: Any) -> None:
+            if not provider.by_workers:
+                services.refresh_link(user_id, provider.name)
+            elif provider.home.of(user_id).exclude(unlinked):
+                tasks.enqueue(tasks.refresh_link, user_id, provider.name, *trail.acting())
+            else:
+                raise provider.not_linked
+
+        noted = _("%(short)s token refreshed by hand.")
+        summary = ngettext_lazy("%d token refreshed.", "%d tokens refreshed.")
         if provider.by_workers:
-            self._for_each(
-                request,
-                queryset,
-                enqueue,
-                lambda n: (
-                    ngettext("%d session will be refreshed.", "%d sessions will be refreshed.", n)
-                    % n
-                ),
-                _("Refresh of the %(short)s session started by hand.") % name,
+            noted = _("Refresh of the %(short)s session started by hand.")
+            summary = ngettext_lazy(
+                "%d session will be refreshed.", "%d sessions will be refreshed."
             )
-            return
-        self._for_each(
-            request,
-            queryset,
-            lambda user_id: services.refresh_link(user_id, provider.name),
-            lambda n: ngettext("%d token refreshed.", "%d tokens refreshed.", n) % n,
-            _("%(short)s token refreshed by hand.") % name,
-        )
+        self._for_each(request, queryset, refresh, summary, noted % _names(provider))
 
     def _disconnect(
-        self, request: HttpRequest, queryset: QuerySet[UsersIntegrations], provider: Provider
+        self, request: HttpRequest, queryset: Rows, provider: Provider
     ) -> HttpResponse | None:
-        name = {"provider": provider.label, "short": provider.short_label}
+        names = _names(provider)
         if "confirmed" not in request.POST:
-            meaning = (
-                _(
+            meaning = _(
+                "The sessions and the gear that came from %(short)s are deleted here. To "
+                "connect again, the athletes have to come back and enter their passwords."
+            )
+            if provider.revokes:
+                meaning = _(
                     "Access is revoked at %(short)s, and the gear that came from there is deleted "
                     "here. To connect again, the athletes have to come back themselves."
                 )
-                if provider.revokes
-                else _(
-                    "The sessions and the gear that came from %(short)s are deleted here. To "
-                    "connect again, the athletes have to come back and enter their passwords."
-                )
-            )
-            title = _("Disconnect from %(provider)s") % name
-            return self._confirm(request, queryset, title, meaning % name)
+            title = _("Disconnect from %(provider)s") % names
+            return self._confirm(request, queryset, title, meaning % names)
         self._for_each(
             request,
             queryset,
             lambda user_id: disconnect(user_id, provider.name),
-            lambda n: ngettext("%d athlete disconnected.", "%d athletes disconnected.", n) % n,
-            _("Disconnected from %(provider)s by hand.") % name,
+            ngettext_lazy("%d athlete disconnected.", "%d athletes disconnected."),
+            _("Disconnected from %(provider)s by hand.") % names,
         )
         return None
 
     @admin.action(description=_("Sync gear soon"), permissions=["act_on_links"])
-    def sync_gear(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> None:
+    def sync_gear(self, request: HttpRequest, queryset: Rows) -> None:
         def enqueue(user_id: int) -> None:
             for provider in providers.with_gear():
                 tasks.enqueue(tasks.sync_gear, user_id, provider.name, *trail.acting())
 
-        self._for_each(
-            request,
-            queryset,
-            enqueue,
-            lambda n: (
-                ngettext(
-                    "The gear of %d athlete will be synced.",
-                    "The gear of %d athletes will be synced.",
-                    n,
-                )
-                % n
-            ),
-            _("Gear sync started by hand."),
+        summary = ngettext_lazy(
+            "The gear of %d athlete will be synced.", "The gear of %d athletes will be synced."
         )
+        self._for_each(request, queryset, enqueue, summary, _("Gear sync started by hand."))
 
     def _confirm(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet[UsersIntegrations],
-        title: str,
-        meaning: str,
+        self, request: HttpRequest, queryset: Rows, title: str, meaning: str
     ) -> HttpResponse | None:
         """Ask before an action that cannot be undone; the answer is the same action, confirmed."""
         if self._are_too_many(request, queryset):
             return None
-        action = request.POST["action"]
         context = {
             **self.admin_site.each_context(request),
             "title": title,
@@ -462,14 +400,14 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
             "opts": self.opts,
             "count": queryset.count(),
             "users": [row.user for row in queryset[:NAMED]],
-            "action": action,
+            "action": request.POST["action"],
             "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
             "select_across": request.POST.get("select_across", "0"),
             "checkbox": ACTION_CHECKBOX_NAME,
         }
         return TemplateResponse(request, "admin/integrations/confirm_action.html", context)
 
-    def _are_too_many(self, request: HttpRequest, queryset: QuerySet[UsersIntegrations]) -> bool:
+    def _are_too_many(self, request: HttpRequest, queryset: Rows) -> bool:
         if queryset.count() <= AT_ONCE:
             return False
         words = _("Choose at most %d: the provider is asked about each of them.") % AT_ONCE
@@ -479,10 +417,10 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
     def _for_each(
         self,
         request: HttpRequest,
-        queryset: QuerySet[UsersIntegrations],
+        queryset: Rows,
         service: Callable[[int], Any],
-        summary: Callable[[int], str],
-        trail: Any,
+        summary: Any,
+        noted: Any,
     ) -> None:
         """Run a service for each row; name those that fail, and go on with the others for BUDGET
         seconds; say how many were left out.
@@ -496,106 +434,94 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
             if time.monotonic() > give_up:
                 break
             try:
-                with services.acting_as("staff", request.user.pk):
-                    service(row.user_id)
+                service(row.user_id)
             except IntegrationsError as exc:
                 failed.append(f"{row.user}: {services.staff_message(exc)}")
             else:
                 count += 1
-                self.log_change(request, row, str(trail))
-        for words in failed[:NAMED]:
-            self.message_user(request, words, messages.WARNING)
+                self.log_change(request, row, str(noted))
+        warnings, left = failed[:NAMED], len(rows) - count - len(failed)
         if (more := len(failed) - NAMED) > 0:
-            others = ngettext("%d other failed too.", "%d others failed too.", more) % more
-            self.message_user(request, others, messages.WARNING)
-        if (left := len(rows) - count - len(failed)) > 0:
-            words = ngettext(
-                "%d was left out, because this took too long. Nothing was changed there: choose it "
-                "again.",
-                "%d were left out, because this took too long. Nothing was changed there: choose "
-                "them again.",
-                left,
-            )
-            self.message_user(request, words % left, messages.WARNING)
+            warnings.append(_OTHERS % more)
+        if left > 0:
+            warnings.append(_LEFT_OUT % left)
+        for words in warnings:
+            self.message_user(request, words, messages.WARNING)
         if count:
-            self.message_user(request, summary(count), messages.SUCCESS)
+            self.message_user(request, summary % count, messages.SUCCESS)
+
+
+_OTHERS = ngettext_lazy("%d other failed too.", "%d others failed too.")
+_LEFT_OUT = ngettext_lazy(
+    "%d was left out, because this took too long. Nothing was changed there: choose it again.",
+    "%d were left out, because this took too long. Nothing was changed there: choose them again.",
+)
+
+
+@contextmanager
+def _as_staff(request: HttpRequest) -> Iterator[None]:
+    with services.short_waits(), services.acting_as("staff", request.user.pk):
+        yield
+
+
+def _names(provider: Provider) -> dict[str, str]:
+    return {"provider": provider.label, "short": provider.short_label}
 
 
 def _columns(provider: Provider) -> dict[str, Any]:
     """What the list and a row's page say of a provider's link, by the names of the columns."""
     home = provider.home
+    is_here = home.model is UsersIntegrations
+    found: dict[str, Any] = {}
 
-    def link_of(row: UsersIntegrations) -> Any:
-        if home.model is UsersIntegrations:
-            return row
-        links = row.user.integrations_links.all()
-        return next((link for link in links if link.provider == provider.name), None)
-
-    def column(name: str, words: Any, tell: Callable[[Any], Any], ordering: str = "") -> Any:
+    def add(end: str, words: Any, tell: Callable[[Any], Any], by: str = "") -> None:
         def told(row: UsersIntegrations) -> str:
-            link = link_of(row)
-            return "-" if link is None else str(tell(link))
+            links: Any = [row] if is_here else row.user.integrations_links.all()
+            mine = (link for link in links if is_here or link.provider == provider.name)
+            return next((str(tell(link)) for link in mine), "-")
 
-        told.__name__ = name
-        here = ordering and home.model is UsersIntegrations and home.has(ordering)
-        return admin.display(
-            told,
-            description=words % {"provider": provider.label, "short": provider.short_label},
-            ordering=home.column(ordering) if here else None,
-        )
+        name = told.__name__ = f"{provider.name}{end}"
+        ordering = home.column(by) if by and is_here else None
+        found[name] = admin.display(told, description=words % _names(provider), ordering=ordering)
+
+    def health(link: Any) -> str:
+        return _health(home.status(link), status.link_error(provider, link))
 
     def app(link: Any) -> Any:
         if home.has_secret(link, "client_id"):
             return _("The athlete’s own")
         return _("The site’s") if home.is_linked(link) else ""
 
-    found = {
-        # Under its name alone, a provider called Form would replace the admin's own `form`.
-        "_link": (_("%(provider)s"), lambda link: home.status(link).label, ""),
-        "_health": (
-            _("%(short)s health"),
-            lambda link: _health(home.status(link), status.link_error(provider, link)),
-            "error",
-        ),
-        "_told": (
-            _("The athlete is told"),
-            lambda link: status.link_message(provider, link) or "-",
-            "",
-        ),
-    }
-    if home.has("account_id"):
+    def account(link: Any) -> Any:
         # Without Django's separators for numbers: an id is a name.
-        found["_athlete"] = (
-            _("Athlete id"),
-            lambda link: home.get(link, "account_id") or "-",
-            "account_id",
-        )
+        return home.get(link, "account_id") or "-"
+
+    # Under its name alone, a provider called Form would replace the admin's own `form`.
+    add("_link", _("%(provider)s"), lambda link: home.status(link).label)
+    add("_health", _("%(short)s health"), health, "error")
+    add("_told", _("The athlete is told"), lambda link: status.link_message(provider, link) or "-")
+    if home.has("account_id"):
+        add("_athlete", _("Athlete id"), account, "account_id")
     if home.has("scope"):
-        found["_scopes"] = (_("Scopes"), lambda link: ", ".join(home.scopes(link)), "scope")
+        add("_scopes", _("Scopes"), lambda link: ", ".join(home.scopes(link)), "scope")
     if home.has("client_id"):
-        found["_app"] = (_("%(provider)s app"), app, "")
-    return {
-        f"{provider.name}{end}": column(f"{provider.name}{end}", *what)
-        for end, what in found.items()
-    }
+        add("_app", _("%(provider)s app"), app)
+    return found
 
 
 def _actions(provider: Provider) -> Iterator[Callable[..., Any]]:
     """What staff can do with the links to a provider."""
-    name = {"provider": provider.label, "short": provider.short_label}
     refresh = _("Refresh %(short)s tokens now")
     if provider.by_workers:
         refresh = _("Refresh %(short)s sessions soon")
-    for verb, work, words in (
-        ("refresh", UsersIntegrationsAdmin._refresh, refresh),
-        ("disconnect", UsersIntegrationsAdmin._disconnect, _("Disconnect from %(provider)s")),
-    ):
+    for verb, words in (("refresh", refresh), ("disconnect", _("Disconnect from %(provider)s"))):
 
-        def act(admin: Any, request: Any, queryset: Any, work: Any = work) -> Any:
-            return work(admin, request, queryset, provider)
+        def act(admin: Any, request: Any, queryset: Any, verb: str = verb) -> Any:
+            return getattr(admin, f"_{verb}")(request, queryset, provider)
 
         act.__name__ = f"{verb}_{provider.name}"
-        yield admin.action(act, description=words % name, permissions=["act_on_links"])
+        said = words % _names(provider)
+        yield admin.action(act, description=said, permissions=["act_on_links"])
 
 
 admin.site.register(UsersIntegrations, UsersIntegrationsAdmin)
