@@ -23,7 +23,7 @@ from django.forms import Form
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
@@ -68,8 +68,17 @@ def is_prefetch(request: HttpRequest) -> bool:
     return any("prefetch" in each.lower() or "prerender" in each.lower() for each in purposes)
 
 
-def error_response(code: str, message: str, status: int) -> JsonResponse:
-    return JsonResponse({"error": {"code": code, "message": message}}, status=status)
+def error_response(error: IntegrationsError) -> JsonResponse:
+    """The error as a program is told of it."""
+    told = {"code": error.code, "message": error.user_message}
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
+    return JsonResponse({"error": told}, status=error.status_code, headers=headers)
+
+
+class _LoginRequired(IntegrationsError):
+    status_code = 401
+    code = "login_required"
+    default_message = gettext_lazy("Please sign in first.")
 
 
 def at_most(
@@ -87,11 +96,8 @@ def at_most(
                 action = what or f"{view.__module__}.{view.__qualname__}"
                 throttle(request.user, action, times, per)
             except TooManyRequests as exc:
-                if request.method == "GET" or wants_json(request):
-                    response = error_response(exc.code, exc.user_message, exc.status_code)
-                    response["Retry-After"] = str(exc.retry_after)
-                    return response
-                return failed(request, exc)
+                as_json = request.method == "GET" or wants_json(request)
+                return error_response(exc) if as_json else failed(request, exc)
             return view(request, *args, **kwargs)
 
         return wrapper
@@ -119,7 +125,7 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
             # Browsers keep no answer with an error, and ask again when the athlete really comes.
             return HttpResponse(status=503)
         if not request.user.is_authenticated and wants_json(request):
-            return error_response("login_required", _("Please sign in first."), 401)
+            return error_response(_LoginRequired())
         if not request.user.is_authenticated and request.method not in ("GET", "HEAD"):
             # A press after the session has ended: signing in should not lead to a POST's URL.
             return redirect_to_login(reverse("integrations:settings"))
@@ -137,7 +143,7 @@ def errors_as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespo
         try:
             return view(request)
         except IntegrationsError as exc:
-            return error_response(exc.code, exc.user_message, exc.status_code)
+            return error_response(exc)
 
     return wrapper
 
@@ -198,10 +204,7 @@ def failed(
 ) -> HttpResponse:
     """Report an error, in the card of the URL's provider or to a program."""
     if wants_json(request):
-        response: HttpResponse = error_response(error.code, error.user_message, error.status_code)
-        if retry_after := getattr(error, "retry_after", None):
-            response["Retry-After"] = str(retry_after)
-        return response
+        return error_response(error)
     if form is not None:
         field = next(iter(form.errors), field)
     failure = Failure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 
 class IntegrationsError(Exception):
@@ -15,13 +15,17 @@ class IntegrationsError(Exception):
     code: ClassVar[str] = "internal_error"
     # The provider's name, for the words. Whoever knows it sets it, at the latest the service.
     provider: str = ""
+    # Seconds to wait before asking again, where known; plural words count them as `minutes`.
+    retry_after: int | None = None
     default_message: ClassVar[Any] = _(
         "Something went wrong on our side. Nothing was lost. Please try again."
     )
 
-    def __init__(self, user_message: Any = None) -> None:
+    def __init__(self, user_message: Any = None, *, retry_after: int | None = None) -> None:
         self._message = self.default_message if user_message is None else user_message
         super().__init__(self._message)
+        if retry_after is not None:
+            self.retry_after = retry_after
 
     @property
     def has_own_words(self) -> bool:
@@ -31,10 +35,14 @@ class IntegrationsError(Exception):
     @property
     def user_message(self) -> str:
         """What to tell the athlete, in the language active now."""
-        return str(self._message) if self.has_own_words else self._with_name(self._message)
+        if self.has_own_words:
+            return str(self._message)
+        provider = self.provider or _("The provider")
+        return str(self._message % {"provider": provider, "minutes": self._minutes})
 
-    def _with_name(self, words: Any) -> str:
-        return str(words) % {"provider": self.provider or _("The provider")}
+    @property
+    def _minutes(self) -> int:
+        return max(1, -(-(self.retry_after or 0) // 60))
 
     def __str__(self) -> str:
         return self.user_message
@@ -194,23 +202,16 @@ class SyncInProgress(IntegrationsError):
 
 
 class TooManyRequests(IntegrationsError):
-    """One user makes too many requests. `retry_after` is in seconds."""
+    """One user makes too many requests."""
 
     status_code = 429
     code = "too_many_requests"
-
-    def __init__(self, user_message: Any = None, *, retry_after: int = 60) -> None:
-        self.retry_after = retry_after
-        super().__init__(user_message)
-
-    @property
-    def user_message(self) -> str:
-        minutes = max(1, -(-self.retry_after // 60))
-        return ngettext(
-            "You pressed this too often. Please wait %(minutes)d minute and try again.",
-            "You pressed this too often. Please wait %(minutes)d minutes and try again.",
-            minutes,
-        ) % {"minutes": minutes}
+    retry_after = 60
+    default_message = ngettext_lazy(
+        "You pressed this too often. Please wait %(minutes)d minute and try again.",
+        "You pressed this too often. Please wait %(minutes)d minutes and try again.",
+        "minutes",
+    )
 
 
 class TaskQueueUnavailable(IntegrationsError):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
-from .base import IntegrationsError, NotLinked, RelinkRequired
+from .base import IntegrationsError, NotLinked, RelinkRequired, TooManyRequests
 from .oauth import (
     InvalidGrant,
     InvalidProviderReply,
@@ -47,26 +45,18 @@ class NoLoginInProgress(IntegrationsError):
     default_message = _("This sign-in to Garmin has ended. Please start again.")
 
 
-class TooManyAttempts(IntegrationsError):
-    """Our own limit of sign-ins, reached before Garmin's. `retry_after` is in seconds."""
+class TooManyAttempts(TooManyRequests):
+    """Our own limit of sign-ins, reached before Garmin's."""
 
-    status_code = 429
     code = "too_many_attempts"
-
-    def __init__(self, user_message: Any = None, *, retry_after: int = 3600) -> None:
-        self.retry_after = retry_after
-        super().__init__(user_message)
-
-    @property
-    def user_message(self) -> str:
-        minutes = max(1, -(-self.retry_after // 60))
-        return ngettext(
-            "You have tried five times within an hour. To keep Garmin from locking your account, "
-            "please wait %(minutes)d minute.",
-            "You have tried five times within an hour. To keep Garmin from locking your account, "
-            "please wait %(minutes)d minutes.",
-            minutes,
-        ) % {"minutes": minutes}
+    retry_after = 3600
+    default_message = ngettext_lazy(
+        "You have tried five times within an hour. To keep Garmin from locking your account, "
+        "please wait %(minutes)d minute.",
+        "You have tried five times within an hour. To keep Garmin from locking your account, "
+        "please wait %(minutes)d minutes.",
+        "minutes",
+    )
 
 
 class GarminConnectError(ProviderError):
@@ -84,6 +74,7 @@ class GarminConnectInvalidReply(GarminConnectError, InvalidProviderReply):
 
 
 class GarminConnectRateLimited(GarminConnectError, RateLimited):
+    retry_after = 3600
     default_message = _("This site has reached Garmin’s limit for now.")
 
 

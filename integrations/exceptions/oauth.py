@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from .base import IntegrationsError
 
@@ -15,8 +15,7 @@ A_DAY = 24 * 60 * 60  # seconds
 class ProviderError(IntegrationsError):
     """A provider refused, failed or could not be reached.
 
-    `retry_after` is how many seconds to wait before asking again, where known. `provider_status` is
-    the HTTP status of the answer, None if there was none.
+    `provider_status` is the HTTP status of the answer, None if there was none.
     """
 
     status_code = 502
@@ -29,10 +28,10 @@ class ProviderError(IntegrationsError):
         provider_status: int | None = None,
         retry_after: int | None = None,
     ) -> None:
-        super().__init__(user_message)
-        self.provider_status = provider_status
         # No limit lasts for longer, and no clock could add what some providers may send.
-        self.retry_after = None if retry_after is None else min(max(retry_after, 0), A_DAY)
+        wait = None if retry_after is None else min(max(retry_after, 0), A_DAY)
+        super().__init__(user_message, retry_after=wait)
+        self.provider_status = provider_status
 
 
 class ProviderUnavailable(ProviderError):
@@ -68,15 +67,15 @@ class RateLimited(ProviderError):
 
     @property
     def user_message(self) -> str:
-        if not self.retry_after:
-            return f"{super().user_message} {_('Please try again later.')}"
-        minutes = max(1, -(-self.retry_after // 60))
-        when = ngettext(
-            "Please try again in %(minutes)d minute.",
-            "Please try again in %(minutes)d minutes.",
-            minutes,
-        ) % {"minutes": minutes}
+        when: Any = _("Please try again later.")
+        if self.retry_after:
+            when = _AGAIN_IN % {"minutes": self._minutes}
         return f"{super().user_message} {when}"
+
+
+_AGAIN_IN = ngettext_lazy(
+    "Please try again in %(minutes)d minute.", "Please try again in %(minutes)d minutes.", "minutes"
+)
 
 
 class InvalidGrant(ProviderError):

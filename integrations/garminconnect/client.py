@@ -230,7 +230,7 @@ def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectErr
             exc = cause  # there was an answer
         cause = cause.__cause__
     if isinstance(exc, garminconnect.GarminConnectTooManyRequestsError):
-        error: GarminConnectError = GarminConnectRateLimited(provider_status=429, retry_after=3600)
+        error: GarminConnectError = GarminConnectRateLimited(provider_status=429)
     elif isinstance(exc, garminconnect.GarminConnectAuthenticationError):
         # A 401 right after the token endpoint renewed the session: it is not dead.
         error = GarminConnectInvalidReply(provider_status=401)
@@ -261,7 +261,7 @@ def _translate_refresh(answer: Any, exc: Exception) -> GarminConnectError:
     elif status is None or status >= 500:
         error = GarminConnectUnavailable(provider_status=status)
     elif status == 429:
-        error = GarminConnectRateLimited(provider_status=status, retry_after=3600)
+        error = GarminConnectRateLimited(provider_status=status)
     elif status in (400, 401) and _oauth_error(answer) == "invalid_grant":
         error = InvalidSession(provider_status=status)
     else:

@@ -279,7 +279,7 @@ def _read_page(answer: Any) -> tuple[int, str]:
 def _error_of(status: int | None) -> GarminConnectError:
     """What a status alone means. Only a missing answer is an outage."""
     if status in (403, 427, 429):
-        return GarminConnectRateLimited(provider_status=status, retry_after=3600)
+        return GarminConnectRateLimited(provider_status=status)
     if status is None or status >= 500:
         return GarminConnectUnavailable(provider_status=status)
     return GarminConnectInvalidReply(provider_status=status)
