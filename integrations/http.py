@@ -16,7 +16,6 @@ from typing import Any
 
 import requests
 import urllib3
-import urllib3.connection
 from pydantic import BaseModel
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
@@ -94,19 +93,21 @@ class _Watchdog:
         finally:
             self._current.watch = None
             with self._lock:
-                if self._watches.get(watch.socket) is watch:
-                    del self._watches[watch.socket]
+                self._forget(watch)
 
     def begin(self, sock: Any, seconds: float | None = None) -> _Watch:
         """Start a time limit anew; without `seconds`, that of the answer to what was just sent."""
         watch: _Watch = self._current.watch
         with self._lock:
-            if self._watches.get(watch.socket) is watch:
-                del self._watches[watch.socket]
+            self._forget(watch)
             watch.socket, watch.late = sock, False
             watch.deadline = self.now + (READ_TIMEOUT if seconds is None else seconds)
             self._watches[sock] = watch
         return watch
+
+    def _forget(self, watch: _Watch) -> None:
+        if self._watches.get(watch.socket) is watch:
+            del self._watches[watch.socket]
 
     def end(self, sock: Any) -> None:
         """Forget whoever used a connection before: it has its answer, and may not cut ours."""
@@ -207,29 +208,18 @@ def _addresses(host: str, port: int, deadline: float) -> list[Any]:
     raise TimeoutError("the name was not found in time")
 
 
-class _HTTPConnection(_Reached, urllib3.connection.HTTPConnection):
-    pass
+def _pools(pools: dict[str, Any], way: type) -> dict[str, Any]:
+    """Pools of the same kinds, by scheme, whose connections are watched or also made in time."""
+    found = {}
+    for scheme, pool in pools.items():
+        connection = type("WatchedConnection", (way, pool.ConnectionCls), {})
+        found[scheme] = type("WatchedPool", (pool,), {"ConnectionCls": connection})
+    return found
 
 
-class _HTTPSConnection(_Reached, urllib3.connection.HTTPSConnection):
-    pass
-
-
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
-
-
-def _watched(pool: Any) -> Any:
-    """A pool of the same kind, whose connections are watched."""
-    connection = type("WatchedConnection", (_Watched, pool.ConnectionCls), {})
-    return type("WatchedPool", (pool,), {"ConnectionCls": connection})
+_POOLS = _pools(
+    {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool}, _Reached
+)
 
 
 class TooLong(requests.RequestException):
@@ -252,8 +242,7 @@ class DeadlineAdapter(HTTPAdapter):
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = _POOLS
         elif is_new:  # another library makes its connections
-            pools = manager.pool_classes_by_scheme.items()
-            manager.pool_classes_by_scheme = {scheme: _watched(pool) for scheme, pool in pools}
+            manager.pool_classes_by_scheme = _pools(manager.pool_classes_by_scheme, _Watched)
         return manager
 
     def send(  # type: ignore[override]
@@ -362,11 +351,8 @@ class ProviderClient:
         if auth is not None:
             request.prepare_auth(auth)
         try:
-            response = _adapter.send(
-                request,
-                verify=_VERIFY,
-                proxies=_proxies(url[: url.index("/", 8)]),
-            )
+            proxies = _proxies(url[: url.index("/", 8)])
+            response = _adapter.send(request, verify=_VERIFY, proxies=proxies)
         except TooLong as exc:
             raise InvalidProviderReply from exc
         except (requests.RequestException, OSError) as exc:
@@ -384,9 +370,8 @@ class ProviderClient:
 
     def error_for(self, response: requests.Response) -> ProviderError:
         """The error that an answer with a status of 300 or more stands for."""
-        if response.status_code >= 500:
-            return ProviderUnavailable(provider_status=response.status_code)
-        return InvalidProviderReply(provider_status=response.status_code)
+        error = ProviderUnavailable if response.status_code >= 500 else InvalidProviderReply
+        return error(provider_status=response.status_code)
 
     def _parse[Reply: BaseModel](self, model: type[Reply], response: requests.Response) -> Reply:
         """Trust nothing: wrong types, missing fields and HTML all raise InvalidProviderReply."""
