@@ -31,8 +31,9 @@ def plant_fernet_canary(sender: AppConfig, using: str, **kwargs: Any) -> None:
 
 
 @receiver(connection_created)
-def forget_what_is_over(connection: Any, **kwargs: Any) -> None:
-    """End abandoned sign-ins at a process's first connection, and so at a worker's start.
+def finish_what_others_left(connection: Any, **kwargs: Any) -> None:
+    """At a process's first connection, and so at a worker's start, end abandoned sign-ins and store
+    the answers that an earlier process could not.
 
     Without this, and where no clock runs, a password would stay if its worker died.
     """
@@ -44,27 +45,13 @@ def forget_what_is_over(connection: Any, **kwargs: Any) -> None:
     with suppress(DatabaseError, InterfaceError):
         if Link._meta.db_table in connection.introspection.table_names():
             settle_attempts()
-
-
-_has_looked = False
-
-
-@receiver(connection_created)
-def take_up_answers(connection: Any, **kwargs: Any) -> None:
-    """Store what an earlier process could not, once this one has a database.
-
-    In a thread, because this connection is in use already, and a link that is gone by now is
-    revoked at its provider.
-    """
-    global _has_looked_for_answers
-    if _has_looked_for_answers or connection.alias != router.db_for_write(UsersIntegrations):
-        return
-    _has_looked_for_answers = True
     if not _spool.is_empty():
+        # In a thread, because this connection is in use already, and a link that is gone by now is
+        # revoked at its provider.
         threading.Thread(target=_take_up_answers, daemon=True).start()
 
 
-_has_looked_for_answers = False
+_has_looked = False
 
 
 def _take_up_answers() -> None:

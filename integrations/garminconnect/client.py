@@ -13,7 +13,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import ModuleType
@@ -33,7 +34,7 @@ from ..exceptions import (
 from ..http import TooLong
 from ..numbers import number
 from .sessions import bind
-from .watch import Watch
+from .watch import Watch, error_of
 
 if TYPE_CHECKING:
     from garminconnect import Garmin
@@ -98,10 +99,21 @@ def library() -> ModuleType:
     return garminconnect
 
 
-def _client(garminconnect: ModuleType, is_cn: bool) -> Any:
+def _garmin(is_cn: bool) -> Any:
+    garminconnect = library()
     garmin = garminconnect.Garmin(is_cn=is_cn)
     bind(garminconnect.client, garmin.client)
     return garmin
+
+
+@contextmanager
+def _signing_in(is_cn: bool) -> Iterator[Any]:
+    client = _garmin(is_cn).client
+    watch = Watch(library(), client)
+    try:
+        yield client
+    except Exception:
+        raise watch.error() from None
 
 
 def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
@@ -112,15 +124,10 @@ def sign_in(email: str, password: str, is_cn: bool) -> Session | MfaRequired:
     SignInUnfinished if Garmin accepted the password and then failed, or another error if Garmin did
     not check the password.
     """
-    garminconnect = library()
-    client = _client(garminconnect, is_cn).client
-    watch = Watch(garminconnect, client)
-    try:
+    with _signing_in(is_cn) as client:
         # Not Garmin.login(), which guesses statuses from messages.
         outcome, client_state = client.login(email, password, return_on_mfa=True)
         return MfaRequired(client_state) if outcome == "needs_mfa" else _session_of(client, is_cn)
-    except Exception:
-        raise watch.error() from None
 
 
 def answer_mfa(client_state: dict[str, Any], code: str, is_cn: bool) -> Session:
@@ -130,14 +137,9 @@ def answer_mfa(client_state: dict[str, Any], code: str, is_cn: bool) -> Session:
     SignInUnfinished, after which the sign-in is over; or another error if Garmin did not check the
     code.
     """
-    garminconnect = library()
-    client = _client(garminconnect, is_cn).client
-    watch = Watch(garminconnect, client)
-    try:
+    with _signing_in(is_cn) as client:
         client.resume_login(client_state, code)
         return _session_of(client, is_cn)
-    except Exception:
-        raise watch.error() from None
 
 
 def refresh(session: Session) -> Session:
@@ -146,21 +148,18 @@ def refresh(session: Session) -> Session:
     Raises InvalidSession if Garmin no longer accepts it, or another error if asking again later may
     help.
     """
-    garminconnect = library()
-    client = _client(garminconnect, session.is_cn).client
-    _load(garminconnect, client, session)
+    client = _garmin(session.is_cn).client
+    _load(client, session)
     # `_refresh_session` swallows its errors; only this text says what they were.
     answers: list[Any] = []
+    post = client._di_token_post
 
-    def recording(post: Callable[..., Any]) -> Callable[..., Any]:
-        def recording_post(*args: Any, **kwargs: Any) -> Any:
-            answers.append(post(*args, **kwargs))
-            return answers[-1]
+    def recording_post(*args: Any, **kwargs: Any) -> Any:
+        answers.append(post(*args, **kwargs))
+        return answers[-1]
 
-        return recording_post
-
+    client._di_token_post = recording_post
     try:
-        client._di_token_post = recording(client._di_token_post)
         client._refresh_di_token()
     except Exception as exc:
         raise _translate_refresh(answers[-1] if answers else None, exc) from None
@@ -175,14 +174,13 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     is about to expire, by how long it has had it: on a machine whose clock is fast, it would ask
     for a new one before every call.
     """
-    garminconnect = library()
-    garmin: Garmin = _client(garminconnect, session.is_cn)
+    garmin: Garmin = _garmin(session.is_cn)
     client: Any = garmin.client
     renew_at = math.inf
 
     def load(session: Session) -> None:
         nonlocal renew_at
-        _load(garminconnect, client, session)
+        _load(client, session)
         left = math.inf if session.expires_in is None else session.expires_in
         renew_at = time.monotonic() + left - _RENEW_BEFORE
 
@@ -192,18 +190,18 @@ def open_session(session: Session, renew: Callable[[Session], Session]) -> Garmi
     def refresh_session() -> None:
         with client._token_lock:
             try:
-                current = _session_of(client, session.is_cn)
-                load(renew(current))
+                load(renew(_session_of(client, session.is_cn)))
             except GarminConnectRelinkRequired as exc:
                 # The error that users of the library expect.
-                raise garminconnect.GarminConnectAuthenticationError(str(exc)) from exc
+                raise library().GarminConnectAuthenticationError(str(exc)) from exc
 
     client._refresh_session = refresh_session
     return garmin
 
 
-def _load(garminconnect: ModuleType, client: Any, session: Session) -> None:
+def _load(client: Any, session: Session) -> None:
     """Put a session into the library's client. Raises InvalidSession if the library refuses it."""
+    garminconnect = library()
     try:
         client.loads(json.dumps(session.tokens))
     except (
@@ -216,8 +214,9 @@ def _load(garminconnect: ModuleType, client: Any, session: Session) -> None:
         raise InvalidSession from None
 
 
-def translate_use(garminconnect: ModuleType, exc: Exception) -> GarminConnectError:
+def translate_use(exc: Exception) -> GarminConnectError:
     """Our error for one that the library raises while a session is used."""
+    garminconnect = library()
     cause: BaseException | None = exc
     while cause is not None:  # our error from `renew`, wrapped by the library
         if isinstance(cause, IntegrationsDatabaseError):
@@ -258,14 +257,10 @@ def _translate_refresh(answer: Any, exc: Exception) -> GarminConnectError:
     status = getattr(answer, "status_code", None)
     if isinstance(exc, TooLong):
         error: GarminConnectError = GarminConnectInvalidReply()
-    elif status is None or status >= 500:
-        error = GarminConnectUnavailable(provider_status=status)
-    elif status == 429:
-        error = GarminConnectRateLimited(provider_status=status)
     elif status in (400, 401) and _oauth_error(answer) == "invalid_grant":
         error = InvalidSession(provider_status=status)
     else:
-        error = GarminConnectInvalidReply(provider_status=status)
+        error = error_of(status, limits=(429,))
     event = {"event": "garminconnect.refresh_failed"}
     logger.warning("garminconnect refresh: %s (%s)", error.code, type(exc).__name__, extra=event)
     return error

@@ -27,14 +27,13 @@ def fetch_gear(garmin: Garmin) -> GearList:
     Raises InvalidSession if Garmin does not accept the session, renewed or not, or another error if
     asking again later may help.
     """
-    garminconnect = library()
     garmin.retry_attempts = 0  # callers retry by themselves
     every_kind = (BIKE, SHOES, OTHER)
     gear, statistics = GearList(), _Statistics(garmin)
     try:
         try:
             entries = _pages(garmin)
-        except garminconnect.GarminConnectNotFoundError:
+        except library().GarminConnectNotFoundError:
             # The older endpoint, by the profile's number.
             entries = _list(garmin.get_gear(str(garmin.get_user_profile()["id"])))
         for entry in entries[:MAX_GEAR]:
@@ -46,7 +45,7 @@ def fetch_gear(garmin: Garmin) -> GearList:
     except IntegrationsError:
         raise
     except Exception as exc:
-        raise translate_use(garminconnect, exc) from None
+        raise translate_use(exc) from None
     if len(entries) >= MAX_GEAR:
         gear.partial.update(every_kind)
     return gear
@@ -58,9 +57,7 @@ def fetch_units(garmin: Garmin) -> str:
         system = garmin.get_user_profile()["userData"]["measurementSystem"]
     except Exception:
         return ""
-    if not isinstance(system, str):
-        return ""
-    return "metric" if system == "metric" else "imperial"
+    return ("metric" if system == "metric" else "imperial") if isinstance(system, str) else ""
 
 
 def fetch_name(garmin: Garmin) -> str:
@@ -144,7 +141,7 @@ class _Statistics:
         try:
             statistics = self._garmin.get_gear_stats(item.provider_gear_id)
         except Exception as exc:
-            error = translate_use(library(), exc)
+            error = translate_use(exc)
             if isinstance(error, GarminConnectUnavailable):
                 self._silent = error.provider_status != 500
             elif type(error) is not GarminConnectInvalidReply or error.provider_status:

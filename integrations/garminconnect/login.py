@@ -141,10 +141,7 @@ def run_login(user_id: int, attempt: uuid.UUID) -> str:
     if login is None:
         return "superseded"
 
-    def sign_in() -> Session | MfaRequired:
-        return client.sign_in(login.email, login.password, login.is_cn)
-
-    outcome = _ask_garmin(login, sign_in)
+    outcome = _ask_garmin(login, lambda: client.sign_in(login.email, login.password, login.is_cn))
     if isinstance(outcome, Session):
         return _link(login, outcome)
     if isinstance(outcome, MfaRequired):
@@ -199,10 +196,9 @@ def run_mfa(user_id: int, attempt: uuid.UUID) -> str:
     if login is None:
         return "superseded"
 
-    def answer() -> Session:
-        return client.answer_mfa(login.client_state, login.mfa_code, login.is_cn)
-
-    outcome = _ask_garmin(login, answer)
+    outcome = _ask_garmin(
+        login, lambda: client.answer_mfa(login.client_state, login.mfa_code, login.is_cn)
+    )
     if isinstance(outcome, Session):
         return _link(login, outcome)
     wrong_codes = login.wrong_codes + isinstance(outcome, InvalidMfaCode)
@@ -302,11 +298,8 @@ def _take_back(login: GarminConnectLogin) -> bool:
     if not waits.delete()[0]:
         return False
     with suppress(SecretUnreadable):  # then it counts for its hour
-        counted = GarminConnectAttempt.objects.filter(
-            user_id=login.user_id, email_hash=_email_hash(login.email)
-        )
-        newest = list(counted.order_by("-at", "-pk").values_list("pk", flat=True)[:1])
-        counted.filter(pk__in=newest).delete()
+        email_hash = _email_hash(login.email)
+        _newest_attempt(user_id=login.user_id, email_hash=email_hash).delete()
     return True
 
 
@@ -361,8 +354,7 @@ def _heartbeat(login: GarminConnectLogin) -> Iterator[None]:
 def _link(login: GarminConnectLogin, session: Session) -> str:
     """Store the session and end the sign-in: both or neither."""
     with _rows.atomic():
-        deleted, _ = _mine(login).delete()
-        if not deleted:
+        if not _mine(login).delete()[0]:
             return "superseded"
         garmin: Any = providers.get("garminconnect")
         links.write_link(
@@ -383,13 +375,14 @@ def _link(login: GarminConnectLogin, session: Session) -> str:
 def _end(login: GarminConnectLogin, code: str) -> str:
     """End the sign-in with an error; the link, if there is one, stays."""
     with _rows.atomic():
-        deleted, _ = _mine(login).delete()
-        if not deleted:
+        if not _mine(login).delete()[0]:
             return "superseded"
         _rows.update(GARMINCONNECT, login.user_id, garminconnect_login_error=code)
         trail.note(login.user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.ATHLETE)
         if code == SignInUnfinished.code:
-            _count_apart(login.user_id)
+            # Not among the five, because Garmin accepted its password.
+            counted = _newest_attempt(~Q(email_hash=_UNFINISHED), user_id=login.user_id)
+            counted.update(email_hash=_UNFINISHED)
     count_failure("garminconnect", "sign_in", code)
     return code
 
@@ -425,8 +418,6 @@ def _count_attempt(user_id: int, email: str) -> GarminConnectAttempt:
     return attempt
 
 
-def _count_apart(user_id: int) -> None:
-    """Stop counting the newest sign-in among the five, because Garmin accepted its password."""
-    attempts = GarminConnectAttempt.objects.filter(user_id=user_id).exclude(email_hash=_UNFINISHED)
-    newest = list(attempts.order_by("-at", "-pk").values_list("pk", flat=True)[:1])
-    GarminConnectAttempt.objects.filter(pk__in=newest).update(email_hash=_UNFINISHED)
+def _newest_attempt(*where: Q, **values: Any) -> Any:
+    found = GarminConnectAttempt.objects.filter(*where, **values).order_by("-at", "-pk")
+    return GarminConnectAttempt.objects.filter(pk__in=list(found.values_list("pk", flat=True)[:1]))

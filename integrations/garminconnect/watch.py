@@ -54,6 +54,8 @@ _ERRORS: dict[str, type[GarminConnectError]] = {
     "CAPTCHA_REQUIRED": CaptchaRequired,
     "SESSION_EXPIRED": LoginExpired,
 }
+# Statuses of Garmin's front, which keeps sign-ins away without checking a password.
+_LIMITS = (403, 427, 429)
 _TYPE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
 
 _TITLE = re.compile(r"<title>\s*(.+?)\s*</title>", re.I | re.S)
@@ -129,7 +131,7 @@ class Watch:
         elif self._is_code and not self._asked:  # Garmin was not reached with this state
             error = LoginExpired()
         else:
-            error = _error_of(self._status)
+            error = error_of(self._status)
         step = "code" if self._is_code else "sign_in"
         event = {"event": f"garminconnect.{step}_failed"}
         answer = (f"HTTP {self._status}" if self._status else "no answer", self._said)
@@ -201,7 +203,7 @@ class Watch:
             self._conclude(_ERRORS.get(kind, ActionRequired)(provider_status=self._status))
         # Garmin did not check it: another way in, or the other address for a code, may be open.
         elif self._status != 403 and not self._is_code:
-            self._conclude(_error_of(self._status))
+            self._conclude(error_of(self._status))
 
     def _conclude(self, verdict: GarminConnectError) -> None:
         self._verdict = verdict
@@ -267,7 +269,7 @@ def _read_page(answer: Any) -> tuple[int, str]:
     found = _TITLE.search(answer.text)
     title = found[1].lower() if found else ""
     status = next((means for words, means in _FOREIGN.items() if words.search(title)), status)
-    if not title or status in (403, 427, 429) or status >= 500:
+    if not title or status in _LIMITS or status >= 500:
         return status, ""
     # The page that asks for a code may have the sign-in page's title.
     if "authentication application" in title and _MFA_METHOD.search(answer.text):
@@ -276,9 +278,9 @@ def _read_page(answer: Any) -> tuple[int, str]:
     return status, next(kinds, "ANOTHER_PAGE")
 
 
-def _error_of(status: int | None) -> GarminConnectError:
+def error_of(status: int | None, limits: tuple[int, ...] = _LIMITS) -> GarminConnectError:
     """What a status alone means. Only a missing answer is an outage."""
-    if status in (403, 427, 429):
+    if status in limits:
         return GarminConnectRateLimited(provider_status=status)
     if status is None or status >= 500:
         return GarminConnectUnavailable(provider_status=status)
