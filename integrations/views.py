@@ -21,7 +21,6 @@ from .exceptions import (
     ApplicationInactive,
     IntegrationsError,
     InvalidClient,
-    InvalidInput,
     NotLinked,
     RelinkRequired,
     ScopeMissing,
@@ -46,10 +45,10 @@ from .web import (
     athlete_view,
     done,
     errors_as_json,
-    failed,
     forget_failure,
     not_needed,
     note_told,
+    require_valid,
     take_failure,
     told_until,
     typed_before,
@@ -162,20 +161,15 @@ def _notice(link: FoundLink, status: str, alert: Failure | None) -> dict[str, An
     provider, row = link
     code, words = found_status.link_error(provider, row), found_status.link_message(provider, row)
     sync_code = found_status.sync_error(provider, row)
-    attempt, attempt_words = provider.failed_attempt(row)
+    kind = "broken" if (code or sync_code) in _BROKEN else "kept" if code else "gear"
     if status == LinkStatus.RELINK_REQUIRED:
         kind, code = "relink", code or RelinkRequired.code
-    elif code:
-        kind = "broken" if code in _BROKEN else "kept"
-    elif sync_code:
+    elif not code and sync_code:
         code, words = sync_code, found_status.sync_message(provider, row)
-        kind = "broken" if code in _BROKEN else "gear"
-    elif attempt and alert is None:
-        code, words = attempt, attempt_words
+    elif not code and alert is None:
         kind = "kept" if status == LinkStatus.LINKED else "login"
-    else:
-        return None
-    if alert is not None and (alert.code == code or alert.message == words):
+        code, words = provider.failed_attempt(row)
+    if not code or (alert is not None and (alert.code == code or alert.message == words)):
         return None
     return {"kind": kind, "code": code, "message": words}
 
@@ -207,7 +201,6 @@ def _card(
         "label": provider.label,
         "short_label": provider.short_label,
         "template": provider.card,
-        "account_page": provider.account_page,
         "athlete_name": name or account_id or "",
         "badge": provider.status(row).label,
         "linked_at": home.get(row, "linked_at"),
@@ -237,10 +230,9 @@ def _gear_context(link: FoundLink, card: dict[str, Any], gear: list[Gear]) -> di
     home = provider.home
     units = home.get(row, "units") or Units.METRIC
     meters = 1609.344 if units == Units.IMPERIAL else 1000
+    mine = (item for item in gear if item.provider == provider.name)
     items: list[dict[str, Any]] = [
-        {"gear": item, "distance": round(item.distance / meters), "units": units}
-        for item in gear
-        if item.provider == provider.name
+        {"gear": item, "distance": round(item.distance / meters), "units": units} for item in mine
     ]
     is_missing = is_gear_missing(provider, row)
     synced_at, syncing = home.get(row, "synced_at"), _is_syncing(provider, row)
@@ -250,7 +242,6 @@ def _gear_context(link: FoundLink, card: dict[str, Any], gear: list[Gear]) -> di
         "gear_retired": [item for item in items if item["gear"].retired],
         "synced_at": synced_at,
         "syncing": syncing,
-        "sync_error": found_status.sync_message(provider, row),
         # Ask until the athlete has switched gear sync on or synced once.
         "asks_about_gear": (
             card["status"] == LinkStatus.LINKED
@@ -282,8 +273,6 @@ def disconnect(request: AthleteRequest, provider: str) -> HttpResponse:
         revoked = services.disconnect(request.user.pk, provider)
     except NotLinked as exc:
         return not_needed(request, exc)
-    except IntegrationsError as exc:
-        return failed(request, exc)
     if revoked:
         return done(request, _("%(name)s is disconnected.") % name)
     if not (found.revokes or found.account_page):
@@ -306,13 +295,9 @@ def disconnect(request: AthleteRequest, provider: str) -> HttpResponse:
 def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
     """Switch gear sync on or off; on means that one starts now."""
     wanted = PreferencesForm(request.POST)
-    try:
-        if not wanted.is_valid():
-            raise InvalidInput
-        sync_gear = wanted.cleaned_data["sync_gear"]
-        services.set_sync_gear(request.user.pk, provider, sync_gear)
-    except IntegrationsError as exc:
-        return failed(request, exc)
+    require_valid(wanted)
+    sync_gear = wanted.cleaned_data["sync_gear"]
+    services.set_sync_gear(request.user.pk, provider, sync_gear)
     if not sync_gear:
         return done(request, _("Gear no longer syncs. What is listed here stays as it is."))
     try:
@@ -332,17 +317,14 @@ def preferences(request: AthleteRequest, provider: str) -> HttpResponse:
 @at_most(12, per=QUARTER_HOUR, what="gear_sync")
 def gear_sync(request: AthleteRequest, provider: str) -> HttpResponse:
     """Start a gear sync."""
-    try:
-        tasks.start_gear_sync(request.user.pk, provider)
-    except IntegrationsError as exc:
-        return failed(request, exc)
+    tasks.start_gear_sync(request.user.pk, provider)
     return done(request, _("Syncing your gear …"), level=messages.INFO, status=202)
 
 
 @athlete_view
 @require_GET
-@at_most(12)
 @errors_as_json
+@at_most(12)
 def export(request: AthleteRequest) -> HttpResponse:
     """All that is stored about the athlete's links, as a JSON file without secrets."""
     response = JsonResponse(
@@ -354,8 +336,8 @@ def export(request: AthleteRequest) -> HttpResponse:
 
 @athlete_view
 @require_GET
-@at_most(240)
 @errors_as_json
+@at_most(240)
 def status(request: AthleteRequest) -> HttpResponse:
     """The state of every link as JSON, without secrets."""
     return JsonResponse(services.get_integrations_status(request.user.pk))

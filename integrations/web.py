@@ -28,7 +28,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from . import services
-from .exceptions import IntegrationsError, InvalidInput, TooManyRequests
+from .exceptions import IntegrationsError, InvalidInput
 from .fields import fernet
 from .services.status import get_links
 from .throttle import throttle
@@ -84,7 +84,7 @@ class _LoginRequired(IntegrationsError):
 def at_most(
     times: int, per: int = 60, what: str = ""
 ) -> Callable[..., Callable[..., HttpResponse]]:
-    """Limit how often one user gets an answer; goes below athlete_view.
+    """Limit how often one user gets an answer; goes below athlete_view, and below errors_as_json.
 
     Views with the same `what` are counted together.
     """
@@ -92,12 +92,7 @@ def at_most(
     def decorator(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         @wraps(view)
         def wrapper(request: AthleteRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-            try:
-                action = what or f"{view.__module__}.{view.__qualname__}"
-                throttle(request.user, action, times, per)
-            except TooManyRequests as exc:
-                as_json = request.method == "GET" or wants_json(request)
-                return error_response(exc) if as_json else failed(request, exc)
+            throttle(request.user, what or f"{view.__module__}.{view.__qualname__}", times, per)
             return view(request, *args, **kwargs)
 
         return wrapper
@@ -115,7 +110,8 @@ def outside_transactions(view: Callable[..., Any]) -> Callable[..., Any]:
 
 def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Wrap a page of an athlete: signed in, never cached, and outside ATOMIC_REQUESTS, because
-    providers are asked. A program that is not signed in gets a 401 instead of a redirect.
+    providers are asked. A program that is not signed in gets a 401 instead of a redirect. An error
+    answers a POST.
     """
     for_people = login_required(view)
 
@@ -129,8 +125,13 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
         if not request.user.is_authenticated and request.method not in ("GET", "HEAD"):
             # A press after the session has ended: signing in should not lead to a POST's URL.
             return redirect_to_login(reverse("integrations:settings"))
-        with services.short_waits(), services.acting_as("athlete", request.user.pk):
-            return for_people(request, *args, **kwargs)
+        try:
+            with services.short_waits(), services.acting_as("athlete", request.user.pk):
+                return for_people(request, *args, **kwargs)
+        except IntegrationsError as exc:
+            if request.method != "POST":  # the page that would say so may be this one
+                raise
+            return failed(request, exc)
 
     return never_cache(outside_transactions(wrapper))
 

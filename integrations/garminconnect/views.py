@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from django.contrib import messages
 from django.http import HttpResponse
 from django.utils.translation import gettext as _
@@ -31,21 +34,8 @@ from .tasks import answer_garminconnect_mfa, sign_in_to_garminconnect
 def connect(request: AthleteRequest) -> HttpResponse:
     """Start a sign-in and answer at once: a worker does it, as Garmin may take long."""
     form = GarminConnectLoginForm(request.POST)
-    try:
-        require_valid(form)
-        attempt = login.begin_login(request.user.pk, **form.cleaned_data)
-        try:
-            tasks.enqueue(sign_in_to_garminconnect, request.user.pk, str(attempt))
-        except TaskQueueUnavailable:
-            # A worker may have it all the same, if only the queue's answer was lost.
-            if login.withdraw_login(request.user.pk, attempt):
-                raise
-    except IntegrationsError as exc:
-        return failed(request, exc, form)
-    response = done(request, _("Signing in to Garmin …"), level=messages.INFO, status=202)
-    if not wants_json(request):
-        send_typed_ahead(request, response, form)
-    return response
+    work = login.begin_login, sign_in_to_garminconnect, login.withdraw_login
+    return _hand_over(request, form, *work, _("Signing in to Garmin …"))
 
 
 @athlete_view
@@ -55,17 +45,34 @@ def connect(request: AthleteRequest) -> HttpResponse:
 def mfa(request: AthleteRequest) -> HttpResponse:
     """Answer Garmin's question for a code; a worker does this, too."""
     form = GarminConnectMfaForm(request.POST)
+    work = login.submit_code, answer_garminconnect_mfa, login.withdraw_code
+    return _hand_over(request, form, *work, _("Checking the code with Garmin …"))
+
+
+def _hand_over(
+    request: AthleteRequest,
+    form: Any,
+    begin: Callable[..., Any],
+    task: Any,
+    withdraw: Callable[..., bool],
+    words: str,
+) -> HttpResponse:
+    """Hand what was typed to a worker."""
     try:
         require_valid(form)
-        attempt = login.submit_code(request.user.pk, form.cleaned_data["code"])
+        attempt = begin(request.user.pk, **form.cleaned_data)
         try:
-            tasks.enqueue(answer_garminconnect_mfa, request.user.pk, str(attempt))
+            tasks.enqueue(task, request.user.pk, str(attempt))
         except TaskQueueUnavailable:
-            if login.withdraw_code(request.user.pk, attempt):
+            # A worker may have it all the same, if only the queue's answer was lost.
+            if withdraw(request.user.pk, attempt):
                 raise
     except IntegrationsError as exc:
         return failed(request, exc, form)
-    return done(request, _("Checking the code with Garmin …"), level=messages.INFO, status=202)
+    response = done(request, words, level=messages.INFO, status=202)
+    if hasattr(form, "comes_back") and not wants_json(request):
+        send_typed_ahead(request, response, form)
+    return response
 
 
 @athlete_view
@@ -77,6 +84,4 @@ def cancel(request: AthleteRequest) -> HttpResponse:
         login.cancel_login(request.user.pk)
     except NoLoginInProgress as exc:
         return not_needed(request, exc)
-    except IntegrationsError as exc:
-        return failed(request, exc)
     return done(request, _("The sign-in to Garmin was canceled."))
