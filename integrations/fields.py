@@ -195,12 +195,8 @@ class Internal:
 
     def deconstruct(self) -> Any:  # as Django's own field: it is the same column
         name, _path, args, kwargs = super().deconstruct()  # type: ignore[misc]
-        return (
-            name,
-            f"django.db.models.{type(self).__name__.removeprefix('Internal')}",
-            args,
-            kwargs,
-        )
+        kind = type(self).__name__.removeprefix("Internal")
+        return name, f"django.db.models.{kind}", args, kwargs
 
 
 class InternalCharField(Internal, models.CharField):  # type: ignore[type-arg]

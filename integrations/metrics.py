@@ -74,14 +74,11 @@ def counts_refreshes[**P, R](refresh: Callable[P, R]) -> Callable[P, R]:
         except IntegrationsError as exc:
             # "Relink required" is for the athlete; its reason says what went wrong.
             cause = (exc.reason or exc) if isinstance(exc, RelinkRequired) else exc
-            if isinstance(cause, InvalidGrant):
-                count_refresh(provider, "ended")
-            elif isinstance(cause, ProviderError) or cause is not exc:
-                count_refresh(provider, "failed")
-            else:  # disconnected meanwhile
-                count_refresh(provider, "superseded")
-                raise
-            count_failure(provider, "refresh", cause.code)
+            if isinstance(cause, ProviderError) or cause is not exc:
+                count_refresh(provider, "ended" if isinstance(cause, InvalidGrant) else "failed")
+                count_failure(provider, "refresh", cause.code)
+            else:
+                count_refresh(provider, "superseded")  # disconnected meanwhile
             raise
         except Error:  # the provider's answer could not be stored
             count_refresh(provider, "failed")

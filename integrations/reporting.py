@@ -217,13 +217,11 @@ class WithoutSecrets(logging.Filter):
         else:
             if (redacted := redact(message)) is not message:
                 changes = {"msg": redacted, "args": None}
-        if record.exc_info and not record.exc_text:
-            # Formatted here once; a formatter uses text that is there already.
-            changes |= {
-                "exc_info": None,
-                "exc_text": redact(_FORMATTER.formatException(record.exc_info)),
-            }
-        elif record.exc_text and (redacted := redact(record.exc_text)) is not record.exc_text:
+        # Formatted here once; a formatter uses text that is there already.
+        trace = record.exc_text
+        if record.exc_info and not trace:
+            trace = _FORMATTER.formatException(record.exc_info)
+        if trace and (redacted := redact(trace)) is not record.exc_text:
             changes |= {"exc_info": None, "exc_text": redacted}
         if record.stack_info and (redacted := redact(record.stack_info)) is not record.stack_info:
             changes["stack_info"] = redacted
@@ -231,15 +229,12 @@ class WithoutSecrets(logging.Filter):
             if name in _STANDARD or value is None or isinstance(value, bool | int | float):
                 continue
             # A JSON line includes these, too, and shows fields that an object's repr hides.
-            if _SECRET_NAME.search(name):
-                changes[name] = REDACTED
-                continue
             try:
                 text = value if isinstance(value, str) else repr(value)
+                redacted = REDACTED if _SECRET_NAME.search(name) else redact(text)
             except Exception:
-                changes[name] = REDACTED
-                continue
-            if (redacted := redact(text)) is not text or not _is_plain(value):
+                text, redacted = "", REDACTED
+            if redacted is not text or not _is_plain(value):
                 changes[name] = redacted
         if not changes:
             return True
@@ -262,7 +257,6 @@ class OnOneLine(logging.Filter):
         changed.exc_info = None
         for name in ("exc_text", "stack_info"):
             if lines := getattr(changed, name):
-                setattr(
-                    changed, name, "\n".join(f"  {visible(each)}" for each in lines.split("\n"))
-                )
+                indented = (f"  {visible(each)}" for each in lines.split("\n"))
+                setattr(changed, name, "\n".join(indented))
         return changed

@@ -5,19 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import requests
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    RootModel,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
 from ..exceptions import (
     ApplicationInactive,
@@ -41,9 +34,7 @@ _QUARTER_HOUR = 15 * 60
 
 
 def _no_flag(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a flag is no number")
-    return value
+    return None if isinstance(value, bool) else value  # a flag is no number
 
 
 # Sometimes the digits come as text.
@@ -118,21 +109,12 @@ class StravaTokens(Tokens):
         return {"expires_at": None} | reply | {"expires_in": left}
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """One entry of Strava's `errors`: {"resource", "field", "code"}, compared in lower case."""
-
-    resource: str
-    field: str
-    code: str
-
-
-def _faults(body: bytes) -> list[_Fault]:
+def _faults(body: bytes) -> list[tuple[str, ...]]:
+    """Strava's `errors`, each as resource, field and code in lower case."""
     try:
-        errors = json.loads(body)["errors"]
         return [
-            _Fault(*(str(error.get(key) or "").lower() for key in ("resource", "field", "code")))
-            for error in errors
+            tuple(str(error.get(key) or "").lower() for key in ("resource", "field", "code"))
+            for error in json.loads(body)["errors"]
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
@@ -145,7 +127,7 @@ class StravaClient(OAuthClient):
 
     def _request(self, *args: Any, **kwargs: Any) -> requests.Response:
         response = super()._request(*args, **kwargs)
-        self.limit_reached = _is_used_up(response.headers)
+        self.limit_reached = any(map(any, _used_up(response.headers)))
         return response
 
     def ask_for_tokens(self, grant: dict[str, str]) -> Tokens:
@@ -210,13 +192,12 @@ class StravaClient(OAuthClient):
         if status >= 500:
             return ProviderUnavailable(provider_status=status)
         if status == 429:
-            limited = RateLimited(
-                provider_status=status, retry_after=_retry_after(response.headers)
-            )
+            wait = _retry_after(response.headers)
+            limited = RateLimited(provider_status=status, retry_after=wait)
             limited.reads_only = _is_of_reads(response.headers)
             return limited
         for fault in faults:
-            match fault.resource, fault.field, fault.code:
+            match fault:
                 case "application", "status", "inactive":
                     return ApplicationInactive(provider_status=status)
                 case "application", ("client_id" | "client_secret" | ""), "invalid":
@@ -243,19 +224,20 @@ class StravaClient(OAuthClient):
         return InvalidProviderReply(provider_status=status)
 
 
-def _is_limit(body: bytes, faults: list[_Fault]) -> bool:
+def _is_limit(body: bytes, faults: list[tuple[str, ...]]) -> bool:
     """A 403 at OAuth that does not name what is inactive means the app's athlete limit.
 
     Only an answer in Strava's own form counts: an HTML page with 403 comes from a proxy.
     """
     try:
-        return isinstance(json.loads(body), dict) and not any(f.code == "inactive" for f in faults)
+        is_theirs = isinstance(json.loads(body), dict)
+        return is_theirs and not any(code == "inactive" for *_, code in faults)
     except (ValueError, RecursionError):
         return False
 
 
-def _usage(headers: Any) -> Iterator[tuple[list[int], list[int]]]:
-    """Limit and usage, overall and for reads, each as [15 minutes, day]."""
+def _used_up(headers: Any) -> Iterator[list[bool]]:
+    """Which limits are used up, overall and for reads, each as [15 minutes, day]."""
     for kind in ("X-RateLimit", "X-ReadRateLimit"):
         try:
             limit, usage = (
@@ -265,24 +247,13 @@ def _usage(headers: Any) -> Iterator[tuple[list[int], list[int]]]:
         except (KeyError, ValueError):
             continue
         if len(limit) == len(usage) == 2:
-            yield limit, usage
+            yield [used >= most for most, used in zip(limit, usage, strict=True)]
 
 
 def _is_of_reads(headers: Any) -> bool:
     """Whether only the limit of reads was hit: other requests are still left."""
-    overall, *reads = [
-        any(used >= most for most, used in zip(limit, usage, strict=True))
-        for limit, usage in _usage(headers)
-    ] or [True]
+    overall, *reads = map(any, [*_used_up(headers)] or [[True]])
     return not overall and any(reads)
-
-
-def _is_used_up(headers: Any) -> bool:
-    return any(
-        used >= most
-        for limit, usage in _usage(headers)
-        for most, used in zip(limit, usage, strict=True)
-    )
 
 
 def _retry_after(headers: Any) -> int:
@@ -295,6 +266,6 @@ def _retry_after(headers: Any) -> int:
         now = int(parsedate_to_datetime(headers.get("Date")).timestamp())
     except (TypeError, ValueError, OverflowError):
         now = int(time.time())
-    if any(usage[1] >= limit[1] for limit, usage in _usage(headers)):
+    if any(day for _quarter, day in _used_up(headers)):
         return 86_400 - now % 86_400
     return _QUARTER_HOUR - now % _QUARTER_HOUR

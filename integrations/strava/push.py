@@ -36,7 +36,7 @@ from ..services import _limits, _rows, links, trail
 from ..services._rows import database_errors
 from ..services._single_flight import MAX_BACKOFF
 from ..services.tokens import keeper_of
-from .client import StravaAthlete, StravaClient, StravaSubscription
+from .client import StravaAthlete, StravaSubscription
 
 # Forged events must not use up the app's requests, which Strava counts per quarter of an hour. So
 # each link gets CHECKS_AT_ONCE checks and then one per CHECK_EVERY, and only LINKS_AT_ONCE links
@@ -59,11 +59,6 @@ def _provider() -> Any:
 def _verify_token() -> str:
     """The token that Strava repeats in a push subscription's handshake; "" where none is set."""
     return str(conf.of_provider("strava", "WEBHOOK_VERIFY_TOKEN"))
-
-
-def _client() -> StravaClient:
-    client: StravaClient = _provider().site_client()
-    return client
 
 
 def is_verify_token(token: str) -> bool:
@@ -238,12 +233,12 @@ def create_subscription(callback_url: str) -> int:
     token = _verify_token()
     if not token:
         raise ClientRequired("STRAVA_WEBHOOK_VERIFY_TOKEN is not set.")
-    client = _client()
+    client = _provider().site_client()
     secret = secrets.token_urlsafe(32)
     # First, because Strava calls the path before it answers.
     ours = PushSubscription.objects.create(secret_digest=_digest(secret))
     try:
-        created = client.create_subscription(f"{callback_url.rstrip('/')}/{secret}/", token)
+        created: int = client.create_subscription(f"{callback_url.rstrip('/')}/{secret}/", token)
     except IntegrationsError:
         ours.delete()
         raise
@@ -254,7 +249,7 @@ def create_subscription(callback_url: str) -> int:
 @database_errors
 def list_subscriptions() -> list[StravaSubscription]:
     """The subscription of the site's app, if it has one, which is then known here."""
-    found = _client().list_subscriptions()
+    found: list[StravaSubscription] = _provider().site_client().list_subscriptions()
     _note_subscriptions((each.id, _secret_of(each.callback_url or "")) for each in found)
     return found
 
@@ -275,7 +270,7 @@ def learn_subscription() -> bool:
 @database_errors
 def delete_subscriptions() -> list[int]:
     """Delete the subscription of the site's app; returns the ids that are gone."""
-    client = _client()
+    client = _provider().site_client()
     found = [subscription.id for subscription in client.list_subscriptions()]
     for subscription_id in found:
         client.delete_subscription(subscription_id)
