@@ -51,13 +51,6 @@ def _health(status: LinkStatus, code: str) -> str:
     return "" if status == LinkStatus.NOT_LINKED else str(_("Good"))
 
 
-def _user_search_fields() -> list[str]:
-    user = get_user_model()
-    names = {user.USERNAME_FIELD, user.get_email_field_name(), "first_name", "last_name"}
-    texts = (each.name for each in user._meta.get_fields() if isinstance(each, _TEXT))
-    return [f"user__{name}" for name in texts if name in names]
-
-
 _TEXT: Any = models.CharField | models.TextField
 
 
@@ -169,6 +162,13 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).select_related("user")  # a row's name shows the user
 
+    def get_search_fields(self, request: HttpRequest) -> list[str]:
+        """By user too, whatever the host project's user model calls its fields."""
+        user = get_user_model()
+        names = {user.USERNAME_FIELD, user.get_email_field_name(), "first_name", "last_name"}
+        texts = (each.name for each in user._meta.get_fields() if isinstance(each, _TEXT))
+        return [*self.search_fields, *(f"user__{name}" for name in texts if name in names)]
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -211,10 +211,8 @@ class LinkEventAdmin(GoesWithItsUser):
     list_display = ("at", "user", "provider", "event", "code", "by")
     list_filter = ("event", "provider", "actor", "at")
     list_select_related = ("user", "actor_user")
+    search_fields = ("code",)
     ordering = ("-at", "-id")
-
-    def get_search_fields(self, request: HttpRequest) -> list[str]:
-        return ["code", *_user_search_fields()]
 
     @admin.display(description=_("By"), ordering="actor")
     def by(self, event: LinkEvent) -> str:
@@ -229,9 +227,7 @@ class GearAdmin(GoesWithItsUser):
 
     list_display = ("__str__", "user", "provider", "kind", "kilometers", "primary", "retired")
     list_filter = ("provider", "kind", "retired", "primary")
-
-    def get_search_fields(self, request: HttpRequest) -> list[str]:
-        return ["name", "brand", "model", *_user_search_fields()]
+    search_fields = ("name", "brand", "model")
 
     @admin.display(description=_("km"), ordering="distance")
     def kilometers(self, gear: Gear) -> str:
@@ -281,10 +277,6 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
                 fields += [each.home.column(name) for name in self.shown if each.home.has(name)]
             found.append((each.label, {"fields": fields}))
         return found
-
-    def get_search_fields(self, request: HttpRequest) -> list[str]:
-        """By user, whatever the host project's user model calls its fields."""
-        return _user_search_fields()
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[UsersIntegrations]:
         # A second lock on the door: what is never loaded can never be shown. Of the tokens, the
