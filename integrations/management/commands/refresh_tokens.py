@@ -4,16 +4,16 @@ import json
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from integrations import providers
 from integrations.exceptions import IntegrationsError
-from integrations.management.ending import ending_in_order
+from integrations.management.ending import LongCommand
 from integrations.management.progress import progress
 from integrations.services.sweep import SweepCounts, sweep_tokens
 
 
-class Command(BaseCommand):
+class Command(LongCommand):
     default: list[str] = []  # all
     help = "Refresh every token that expires soon. Fit for cron; any number may run at once."
 
@@ -35,10 +35,6 @@ class Command(BaseCommand):
     ) -> None:
         if workers < 1 or within < 0:
             raise CommandError("--workers starts at 1, --within at 0.")
-        with ending_in_order(self):
-            self.sweep(within, workers, json, provider or self.default)
-
-    def sweep(self, within: int, workers: int, json: bool, names: list[str]) -> None:
         in_words = _as_json if json else _as_text
         with progress("tokens", str if json else self.stdout.write) as report:
 
@@ -47,7 +43,7 @@ class Command(BaseCommand):
                 report(done, counts.due, in_words(counts))
 
             try:
-                counts = sweep_tokens(within, workers, tell, names=names)
+                counts = sweep_tokens(within, workers, tell, names=provider or self.default)
             except IntegrationsError as exc:
                 raise CommandError(f"Nothing could be attempted: {exc.code}") from exc
         self.stdout.write(in_words(counts))

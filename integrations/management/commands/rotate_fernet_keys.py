@@ -3,16 +3,16 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from integrations import ending
 from integrations.exceptions import IntegrationsError
-from integrations.management.ending import ending_in_order
+from integrations.management.ending import LongCommand
 from integrations.management.progress import progress
 from integrations.services.keys import RotationCounts, plant_fernet_canary, rotate_fernet_keys
 
 
-class Command(BaseCommand):
+class Command(LongCommand):
     help = (
         "Encrypt every stored secret with the newest of FERNET_KEYS. Can be stopped and run again, "
         "while the site runs."
@@ -29,12 +29,12 @@ class Command(BaseCommand):
     def handle(self, *, batch_size: int, accept_loss: bool, **options: Any) -> None:
         if batch_size < 1:
             raise CommandError("--batch-size starts at 1.")
-        with ending_in_order(self):
-            self.rotate_all(batch_size, accept_loss)
-
-    def rotate_all(self, batch_size: int, accept_loss: bool) -> None:
         try:
-            counts = self.rotate(batch_size)
+            with progress("rows", self.stdout.write) as report:
+                counts = rotate_fernet_keys(
+                    batch_size,
+                    lambda counts: report(counts.done, counts.rows, _in_words(counts)),
+                )
             if accept_loss and not ending.told():
                 plant_fernet_canary(anew=True)
         except IntegrationsError as exc:
@@ -45,13 +45,6 @@ class Command(BaseCommand):
             self.stdout.write(
                 "No key opens the secrets of these users, who have to reconnect: "
                 + ", ".join(map(str, ids))
-            )
-
-    def rotate(self, batch_size: int) -> RotationCounts:
-        with progress("rows", self.stdout.write) as report:
-            return rotate_fernet_keys(
-                batch_size,
-                lambda counts: report(counts.done, counts.rows, _in_words(counts)),
             )
 
 

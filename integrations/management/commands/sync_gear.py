@@ -7,11 +7,10 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand
 
 from integrations import ending, providers, services
 from integrations.exceptions import IntegrationsError
-from integrations.management.ending import ending_in_order
+from integrations.management.ending import LongCommand
 from integrations.services._parallel import run_parallel
 from integrations.services.gear import iterate_wanting_gear
 
@@ -23,7 +22,7 @@ def _key(text: str) -> Any:
         raise ArgumentTypeError("that is not the key of a user") from exc
 
 
-class Command(BaseCommand):
+class Command(LongCommand):
     help = "Sync the gear of all who want it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -34,31 +33,29 @@ class Command(BaseCommand):
         parser.add_argument("--workers", type=int, default=4, metavar="N", help="default: 4")
 
     def handle(self, *, provider: str | None, user: Any, workers: int, **options: Any) -> None:
-        with ending_in_order(self):
-            self.sync(provider, user, workers)
-
-    def sync(self, provider: str | None, user: Any, workers: int) -> None:
         for name in [provider] if provider else [each.name for each in providers.with_gear()]:
             if ending.told():
                 return
-            totals, lock = Counter[str](), threading.Lock()
+            totals = _sync_all(name, user, workers)
+            counts = (f"  {key}: {totals[key]}" for key in _COUNTED)
+            self.stdout.write(f"{name}{''.join(counts)}")
 
-            def sync(
-                user_id: int, name: str = name, totals: Any = totals, lock: Any = lock
-            ) -> None:
-                if ending.told():
-                    return
-                try:
-                    found = Counter(services.sync_gear(user_id, name)._asdict())
-                    found["synced"] += 1
-                except IntegrationsError:  # noted on the row, and in the log
-                    found = Counter(failed=1)
-                with lock:
-                    totals.update(found)
 
-            run_parallel(iterate_wanting_gear(name, user), sync, max(1, workers))
-            counts = "  ".join(
-                f"{key}: {totals[key]}"
-                for key in ("synced", "failed", "created", "updated", "retired")
-            )
-            self.stdout.write(f"{name}  {counts}")
+_COUNTED = ("synced", "failed", "created", "updated", "retired")
+
+
+def _sync_all(name: str, user: Any, workers: int) -> Counter[str]:
+    totals, lock = Counter[str](), threading.Lock()
+
+    def sync(user_id: int) -> None:
+        if ending.told():
+            return
+        try:
+            found = Counter(**services.sync_gear(user_id, name)._asdict(), synced=1)
+        except IntegrationsError:  # noted on the row, and in the log
+            found = Counter(failed=1)
+        with lock:
+            totals.update(found)
+
+    run_parallel(iterate_wanting_gear(name, user), sync, max(1, workers))
+    return totals
