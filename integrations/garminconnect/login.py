@@ -22,23 +22,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from .. import providers
+from .. import exceptions, providers
 from ..clock import MAY_WAIT, ahead, dated, later
-from ..exceptions import (
-    GarminConnectInvalidReply,
-    GarminConnectRateLimited,
-    GarminConnectUnavailable,
-    InvalidMfaCode,
-    LoginExpired,
-    LoginInProgress,
-    LoginInterrupted,
-    NoLoginInProgress,
-    ProviderError,
-    SecretUnreadable,
-    SignInUnfinished,
-    TooManyAttempts,
-    TooManyMfaCodes,
-)
 from ..metrics import count_failure
 from ..models import GarminConnectAttempt, GarminConnectLogin, UsersIntegrations
 from ..models.integrations import GARMINCONNECT
@@ -69,10 +54,10 @@ _UNFINISHED = "unfinished"  # stands in place of the hash
 _RECENT = Q(at__gt=later(-ATTEMPTS_PER), at__lte=later(MAY_WAIT))
 # After these, the same sign-in takes another code.
 _CODE_AGAIN = (
-    InvalidMfaCode,
-    GarminConnectInvalidReply,
-    GarminConnectRateLimited,
-    GarminConnectUnavailable,
+    exceptions.InvalidMfaCode,
+    exceptions.GarminConnectInvalidReply,
+    exceptions.GarminConnectRateLimited,
+    exceptions.GarminConnectUnavailable,
 )
 
 
@@ -91,7 +76,7 @@ def begin_login(user_id: int, email: str, password: str, is_cn: bool = False) ->
     _rows.ensure_row(GARMINCONNECT, user_id)
     settle_dead_logins()
     if GarminConnectLogin.objects.filter(user_id=user_id).exclude(step=Step.MFA_REQUIRED).exists():
-        raise LoginInProgress
+        raise exceptions.LoginInProgress
     counted = _count_attempt(user_id, email)
     attempt = uuid.uuid4()
     login = GarminConnectLogin(
@@ -167,11 +152,11 @@ def submit_code(user_id: int, code: str) -> uuid.UUID:
         if not logins.filter(step=Step.MFA_REQUIRED).update(
             step=Step.MFA_QUEUED, step_until=later(PICK_UP), mfa_code=code
         ):
-            raise LoginInProgress if logins.exists() else NoLoginInProgress
+            raise exceptions.LoginInProgress if logins.exists() else exceptions.NoLoginInProgress
         _rows.update(GARMINCONNECT, user_id, garminconnect_login_error="")
         attempt = logins.values_list("attempt", flat=True).first()
         if attempt is None:  # canceled at this moment
-            raise NoLoginInProgress
+            raise exceptions.NoLoginInProgress
     return attempt
 
 
@@ -201,9 +186,9 @@ def run_mfa(user_id: int, attempt: uuid.UUID) -> str:
     )
     if isinstance(outcome, Session):
         return _link(login, outcome)
-    wrong_codes = login.wrong_codes + isinstance(outcome, InvalidMfaCode)
+    wrong_codes = login.wrong_codes + isinstance(outcome, exceptions.InvalidMfaCode)
     if wrong_codes >= MAX_WRONG_CODES:
-        return _end(login, TooManyMfaCodes.code)
+        return _end(login, exceptions.TooManyMfaCodes.code)
     if not isinstance(outcome, _CODE_AGAIN):
         return _end(login, outcome.code)
     with _rows.atomic():
@@ -227,7 +212,7 @@ def cancel_login(user_id: int) -> None:
     with _rows.atomic():
         login = logins.first()
         if login is None or not (_take_back(login) or logins.delete()[0]):
-            raise NoLoginInProgress
+            raise exceptions.NoLoginInProgress
         _rows.update(GARMINCONNECT, user_id, garminconnect_login_error="")
 
 
@@ -240,7 +225,8 @@ def _settle(user_id: int) -> None:
     if login is None:
         return
     mine = dead_logins().filter(pk=login.pk, attempt=login.attempt, step=login.step)
-    code = LoginExpired.code if login.step == Step.MFA_REQUIRED else LoginInterrupted.code
+    waited = login.step == Step.MFA_REQUIRED
+    code = (exceptions.LoginExpired if waited else exceptions.LoginInterrupted).code
     with _rows.atomic():
         left = login.mfa_until - login.read_at if login.mfa_until else timedelta()
         if timedelta() < left <= MFA_LIFETIME:
@@ -297,7 +283,7 @@ def _take_back(login: GarminConnectLogin) -> bool:
     waits = GarminConnectLogin.objects.filter(pk=login.pk, attempt=login.attempt, step=Step.QUEUED)
     if not waits.delete()[0]:
         return False
-    with suppress(SecretUnreadable):  # then it counts for its hour
+    with suppress(exceptions.SecretUnreadable):  # then it counts for its hour
         email_hash = _email_hash(login.email)
         _newest_attempt(user_id=login.user_id, email_hash=email_hash).delete()
     return True
@@ -310,20 +296,20 @@ def _mine(login: GarminConnectLogin) -> Any:
 
 def _ask_garmin[Answer](
     login: GarminConnectLogin, ask: Callable[[], Answer]
-) -> Answer | ProviderError:
+) -> Answer | exceptions.ProviderError:
     """Ask with a heartbeat; return any error instead of raising it."""
     try:
         with _heartbeat(login):
             return ask()
-    except ProviderError as exc:
+    except exceptions.ProviderError as exc:
         return exc
-    except SecretUnreadable:
-        return LoginInterrupted()
+    except exceptions.SecretUnreadable:
+        return exceptions.LoginInterrupted()
     except Exception as exc:
         # Only the type: the library's messages may contain its input.
         event = {"event": "garminconnect.sign_in_crashed"}
         logger.error("garminconnect failed with %s", type(exc).__name__, extra=event)
-        return LoginInterrupted()
+        return exceptions.LoginInterrupted()
 
 
 @contextmanager
@@ -379,7 +365,7 @@ def _end(login: GarminConnectLogin, code: str) -> str:
             return "superseded"
         _rows.update(GARMINCONNECT, login.user_id, garminconnect_login_error=code)
         trail.note(login.user_id, "garminconnect", Event.LOGIN_FAILED, code, Actor.ATHLETE)
-        if code == SignInUnfinished.code:
+        if code == exceptions.SignInUnfinished.code:
             # Not among the five, because Garmin accepted its password.
             counted = _newest_attempt(~Q(email_hash=_UNFINISHED), user_id=login.user_id)
             counted.update(email_hash=_UNFINISHED)
@@ -400,7 +386,7 @@ def _count_attempt(user_id: int, email: str) -> GarminConnectAttempt:
     """
     recent = GarminConnectAttempt.objects.filter(_RECENT)
     if recent.filter(user_id=user_id, email_hash=_UNFINISHED).count() >= MAX_UNFINISHED:
-        raise SignInUnfinished
+        raise exceptions.SignInUnfinished
     email_hash = _email_hash(email)
     attempt = GarminConnectAttempt.objects.create(user_id=user_id, email_hash=email_hash, at=Now())
     for same in ({"user_id": user_id}, {"email_hash": email_hash}):
@@ -414,7 +400,7 @@ def _count_attempt(user_id: int, email: str) -> GarminConnectAttempt:
             attempt.delete()
             at, now = times[MAX_ATTEMPTS]
             left = at + ATTEMPTS_PER - now
-            raise TooManyAttempts(retry_after=max(1, round(left.total_seconds())))
+            raise exceptions.TooManyAttempts(retry_after=max(1, round(left.total_seconds())))
     return attempt
 
 

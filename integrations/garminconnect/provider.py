@@ -9,16 +9,8 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
+from .. import exceptions
 from ..clock import over
-from ..exceptions import (
-    GarminConnectError,
-    GarminConnectNotLinked,
-    GarminConnectRateLimited,
-    GarminConnectRelinkRequired,
-    GarminConnectUnavailable,
-    InvalidSession,
-    error_by_code,
-)
 from ..links import Account, FetchedGear, Provider, Refreshed, healthy
 from ..models import GarminConnectLogin, LinkStatus
 from ..models.integrations import GARMINCONNECT
@@ -38,11 +30,11 @@ class GarminConnect(Provider):
     library = "garminconnect"
     package = "django-athlete-integrations[garmin]"
     home = GARMINCONNECT
-    not_linked = GarminConnectNotLinked
-    relink_required = GarminConnectRelinkRequired
-    dead = InvalidSession
-    errors = GarminConnectError
-    unavailable = GarminConnectUnavailable
+    not_linked = exceptions.GarminConnectNotLinked
+    relink_required = exceptions.GarminConnectRelinkRequired
+    dead = exceptions.InvalidSession
+    errors = exceptions.GarminConnectError
+    unavailable = exceptions.GarminConnectUnavailable
     # Five minutes more than the 15 at which the library refreshes by itself.
     fresh_for = timedelta(minutes=20)
     # Only the athlete can end the session, at Garmin.
@@ -56,7 +48,7 @@ class GarminConnect(Provider):
             "Garmin no longer accepts this connection. This happens, for example, after you change "
             "your password at Garmin. Sign in again to go on. Nothing is lost."
         ),
-        "rate_limited": GarminConnectRateLimited.default_message,
+        "rate_limited": exceptions.GarminConnectRateLimited.default_message,
     }
 
     reasons = {
@@ -99,7 +91,7 @@ class GarminConnect(Provider):
     def refresh(self, row: Any) -> Refreshed[Session]:
         session = self.read(row)
         if not session.tokens["di_refresh_token"] or not session.tokens["di_client_id"]:
-            raise InvalidSession  # made by garth, or without a way to renew it
+            raise exceptions.InvalidSession  # made by garth, or without a way to renew it
         session = client.refresh(session)
         values = self.session_values(session.tokens, row.read_at)
         expires_in = _expires_in(values["token_expires_at"], row.read_at)
@@ -137,7 +129,7 @@ class GarminConnect(Provider):
             return "", ""
         if code == "rate_limited":
             return code, str(_SIGN_INS_LIMITED)
-        return code, str(error_by_code(code, GarminConnectError).default_message)
+        return code, str(exceptions.error_by_code(code, self.errors).default_message)
 
     def adopt(self, row: Any) -> None:
         code = row.garminconnect_error

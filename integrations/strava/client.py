@@ -12,20 +12,7 @@ from urllib.parse import quote
 import requests
 from pydantic import BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
-from ..exceptions import (
-    ApplicationInactive,
-    AthleteLimitReached,
-    GearNotFound,
-    InvalidGrant,
-    InvalidProviderReply,
-    InvalidRefreshToken,
-    ProviderError,
-    ProviderUnavailable,
-    RateLimited,
-    ScopeMissing,
-    SubscriptionRefused,
-    TokenRejected,
-)
+from .. import exceptions
 from ..gear import clean_text
 from ..numbers import number
 from ..oauth.client import END_OF_TIME, OAuthClient, Reply, Token, Tokens, is_call
@@ -137,7 +124,7 @@ class StravaClient(OAuthClient):
         """
         tokens = super().ask_for_tokens(grant)
         if tokens.refresh_token is None and "refresh_token" not in grant:
-            raise InvalidProviderReply
+            raise exceptions.InvalidProviderReply
         return tokens
 
     def get_athlete(self, access_token: str) -> StravaProfile:
@@ -181,7 +168,7 @@ class StravaClient(OAuthClient):
         url = f"{self.api_url}/push_subscriptions/{subscription_id}"
         self._request("DELETE", url, params=self._credentials())
 
-    def error_for(self, response: requests.Response) -> ProviderError:
+    def error_for(self, response: requests.Response) -> exceptions.ProviderError:
         """Strava's errors by status and by resource/field/code, never by their text.
 
         Source: https://developers.strava.com/docs/#errors
@@ -190,38 +177,38 @@ class StravaClient(OAuthClient):
         body = response.content
         faults = _faults(body)
         if status >= 500:
-            return ProviderUnavailable(provider_status=status)
+            return exceptions.ProviderUnavailable(provider_status=status)
         if status == 429:
             wait = _retry_after(response.headers)
-            limited = RateLimited(provider_status=status, retry_after=wait)
+            limited = exceptions.RateLimited(provider_status=status, retry_after=wait)
             limited.reads_only = _is_of_reads(response.headers)
             return limited
         for fault in faults:
             match fault:
                 case "application", "status", "inactive":
-                    return ApplicationInactive(provider_status=status)
+                    return exceptions.ApplicationInactive(provider_status=status)
                 case "application", ("client_id" | "client_secret" | ""), "invalid":
                     return self.invalid_client(status)
                 case "authorizationcode", _, _:
-                    return InvalidGrant(provider_status=status)
+                    return exceptions.InvalidGrant(provider_status=status)
                 case "pushsubscription", _, _:
-                    return SubscriptionRefused(provider_status=status)
+                    return exceptions.SubscriptionRefused(provider_status=status)
                 case "refreshtoken", "refresh_token", "invalid":
-                    return InvalidRefreshToken(provider_status=status)
+                    return exceptions.InvalidRefreshToken(provider_status=status)
                 case ("accesstoken", _, "missing"):
-                    return ScopeMissing(provider_status=status)
+                    return exceptions.ScopeMissing(provider_status=status)
                 case (("athlete" | "accesstoken"), _, _):
-                    return TokenRejected(provider_status=status)
+                    return exceptions.TokenRejected(provider_status=status)
         if status == 404 and "/gear/" in (response.request.url or ""):
-            return GearNotFound(provider_status=status)
+            return exceptions.GearNotFound(provider_status=status)
         if status == 403 and _is_limit(body, faults):
-            return AthleteLimitReached(provider_status=status)
+            return exceptions.AthleteLimitReached(provider_status=status)
         if status == 401 and response.request.url and response.request.url.endswith("/revoke"):
             # `{"message":"Authorization Error","errors":[]}`: it means the client.
             return self.invalid_client(status)
-        if status == 401 and is_call(response):
-            return TokenRejected(provider_status=status)  # the token endpoint knows the cause
-        return InvalidProviderReply(provider_status=status)
+        if status == 401 and is_call(response):  # the token endpoint knows the cause
+            return exceptions.TokenRejected(provider_status=status)
+        return exceptions.InvalidProviderReply(provider_status=status)
 
 
 def _is_limit(body: bytes, faults: list[tuple[str, ...]]) -> bool:

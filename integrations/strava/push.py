@@ -19,17 +19,8 @@ from django.db.models.functions import Coalesce, Greatest
 from django.utils.crypto import constant_time_compare
 from pydantic import ValidationError
 
-from .. import conf, providers
+from .. import conf, exceptions, providers
 from ..clock import ahead, dated, later, over
-from ..exceptions import (
-    ClientRequired,
-    IntegrationsError,
-    IntegrationsNotFound,
-    ProviderError,
-    SecretUnreadable,
-    StravaNotLinked,
-    StravaRelinkRequired,
-)
 from ..models import PushSubscription, UsersIntegrations
 from ..models.integrations import STRAVA
 from ..services import _limits, _rows, links, trail
@@ -184,7 +175,7 @@ def confirm_revocation(user_id: int) -> str:
     if due_at is None:
         return "settled"  # by another task: hours without a worker leave many
     outcome = _confirm(user_id)
-    if outcome in ("alive", "not_linked", StravaRelinkRequired.code):
+    if outcome in ("alive", "not_linked", exceptions.StravaRelinkRequired.code):
         # Unless another event has come meanwhile.
         rows.filter(strava_check_due_at=due_at).update(strava_check_due_at=None)
     return outcome
@@ -200,17 +191,17 @@ def ask_strava(user_id: Any) -> None:
 def _confirm(user_id: Any) -> str:
     try:
         ask_strava(user_id)
-    except StravaNotLinked:
+    except exceptions.StravaNotLinked:
         return "not_linked"
-    except StravaRelinkRequired as exc:
-        if isinstance(exc.reason, SecretUnreadable):
+    except exceptions.StravaRelinkRequired as exc:
+        if isinstance(exc.reason, exceptions.SecretUnreadable):
             return exc.reason.code
-        if isinstance(exc.reason, ProviderError) and exc.reason.provider_status is None:
+        if isinstance(exc.reason, exceptions.ProviderError) and exc.reason.provider_status is None:
             return exc.code  # there was no refresh token, so Strava was not asked
         # Strava's agreement requires deleting its data once access is revoked.
         with trail.acting_as("provider"):
             return "unlinked" if _unlink_if_dead(user_id) else exc.code
-    except IntegrationsError as exc:
+    except exceptions.IntegrationsError as exc:
         return exc.code
     return "alive"
 
@@ -220,7 +211,7 @@ def _unlink_if_dead(user_id: Any) -> bool:
     dead = Q(strava_relink_required_at__isnull=False, strava_refresh_token__isnull=False)
     try:
         return links.unlink(_provider(), user_id, only_if=dead)
-    except IntegrationsNotFound:
+    except exceptions.IntegrationsNotFound:
         return False
 
 
@@ -232,14 +223,14 @@ def create_subscription(callback_url: str) -> int:
     """
     token = _verify_token()
     if not token:
-        raise ClientRequired("STRAVA_WEBHOOK_VERIFY_TOKEN is not set.")
+        raise exceptions.ClientRequired("STRAVA_WEBHOOK_VERIFY_TOKEN is not set.")
     client = _provider().site_client()
     secret = secrets.token_urlsafe(32)
     # First, because Strava calls the path before it answers.
     ours = PushSubscription.objects.create(secret_digest=_digest(secret))
     try:
         created: int = client.create_subscription(f"{callback_url.rstrip('/')}/{secret}/", token)
-    except IntegrationsError:
+    except exceptions.IntegrationsError:
         ours.delete()
         raise
     _note_subscriptions([(created, secret)])
@@ -262,7 +253,7 @@ def learn_subscription() -> bool:
         return False
     try:
         list_subscriptions()
-    except IntegrationsError:
+    except exceptions.IntegrationsError:
         return False  # what is known stays
     return True
 
