@@ -72,7 +72,7 @@ def begin_login(user_id: int, email: str, password: str, is_cn: bool = False) ->
     GarminConnectUnavailable if the site lacks the library: then no password is stored.
     """
     if not providers.get("garminconnect").is_installed():
-        raise GarminConnectUnavailable
+        raise exceptions.GarminConnectUnavailable
     _rows.ensure_row(GARMINCONNECT, user_id)
     settle_dead_logins()
     if GarminConnectLogin.objects.filter(user_id=user_id).exclude(step=Step.MFA_REQUIRED).exists():
