@@ -182,6 +182,10 @@ class Home:
         """The rows of one user: one at most."""
         return self.model.objects.filter(user_id=user_id, **self.where)
 
+    def write(self, user_id: Any, only_if: Q, /, **values: Any) -> bool:
+        """Write one user's row in one statement, if it is so; returns whether it was."""
+        return bool(self.of(user_id).filter(only_if).update(**self.columns(**values)))
+
     def loaded(self) -> Any:
         """The rows without the secrets of other links in them, which need not be loaded."""
         mine = {field.name for field in self.fields.values()}

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connections, router, transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.dispatch import Signal
 
@@ -99,20 +100,12 @@ def require_autocommit() -> None:
         )
 
 
-def get_row(home: Home, user_id: Any) -> Any:
-    """Raises IntegrationsNotFound if the user has no row there."""
-    row = find(home.model, {"user": user_id, **home.where})
-    if row is None:
-        raise IntegrationsNotFound
-    return row
-
-
-def lock_row(home: Home, user_id: Any) -> Any:
-    """The row, locked until the transaction ends; for use within atomic().
+def get_row(home: Home, user_id: Any, *, lock: bool = False) -> Any:
+    """With `lock` it stays locked until the transaction ends; for use within atomic().
 
     Raises IntegrationsNotFound if the user has no row there.
     """
-    row = find(home.model, {"user": user_id, **home.where}, lock=True)
+    row = find(home.model, {"user": user_id, **home.where}, lock=lock)
     if row is None:
         raise IntegrationsNotFound
     return row
@@ -229,9 +222,7 @@ def note_limit(home: Home, user_id: Any, exc: IntegrationsError) -> None:
     """Note a rate limit where every request to the provider checks for it."""
     if isinstance(exc, RateLimited):
         wait = min(timedelta(seconds=exc.retry_after or 900), LIMIT_LASTS)
-        home.of(user_id).update(
-            **home.columns(limited_until=later(wait), limited_reads=exc.reads_only)
-        )
+        home.write(user_id, Q(), limited_until=later(wait), limited_reads=exc.reads_only)
 
 
 def send_after_commit(signal: Signal, user_id: Any, provider: str) -> None:

@@ -180,22 +180,21 @@ class TokenKeeper:
         Another process may have rotated it a moment ago, so one statement checks and writes the
         row.
         """
-        ended = self.home.of(row.user_id).filter(
-            **self._unchanged(row), **self.home.columns(relink_required_at=None)
-        )
+        alive = self._unchanged(row) & self.home.q(relink_required_at=None)
         if lease is not None:
-            ended = ended.filter(**self.home.columns(lease=lease.id))
-        columns = self.home.columns(
-            relink_required_at=timezone.now(),
-            error=self.provider.relink_required.code,
-            retry_at=None,
-            lease=None,
-            lease_until=None,
-        )
+            alive &= self.home.q(lease=lease.id)
+        code = self.provider.relink_required.code
         with _rows.atomic():  # so that no link ends without a line in the trail
-            if not ended.update(**columns):
+            if not self.home.write(
+                row.user_id,
+                alive,
+                relink_required_at=timezone.now(),
+                error=code,
+                retry_at=None,
+                lease=None,
+                lease_until=None,
+            ):
                 return False
-            code = self.provider.relink_required.code
             trail.note(row.user_id, self.provider.name, Event.RELINK_REQUIRED, code, Actor.PROVIDER)
             _rows.send_after_commit(relink_required, row.user_id, self.provider.name)
         event = {"event": f"{self.provider.name}.link_ended", "user_id": row.user_id}
@@ -225,38 +224,28 @@ class TokenKeeper:
 
         The database's clock decides, because machines disagree about the time.
         """
-        unchanged = {
-            **self._unchanged(row),
-            **self.home.columns(
-                lease=self.home.get(row, "lease"),
-                failures=self.home.get(row, "failures"),
-                relink_required_at=None,
-            ),
-        }
-        lease = Lease(uuid.uuid4(), in_doubt=self.home.get(row, "lease") not in (None, WAITING))
-        taken = (
-            self.home.of(row.user_id)
-            .filter(self.lease_is_over(), **unchanged)
-            .update(
-                **self.home.columns(
-                    lease=lease.id, lease_until=later(timedelta(seconds=self.provider.lease))
-                )
-            )
+        former, failures = self.home.get(row, "lease"), self.home.get(row, "failures")
+        same = self.home.q(lease=former, failures=failures, relink_required_at=None)
+        lease = Lease(uuid.uuid4(), in_doubt=former not in (None, WAITING))
+        taken = self.home.write(
+            row.user_id,
+            self.lease_is_over() & self._unchanged(row) & same,
+            lease=lease.id,
+            lease_until=self.lease_end(),
         )
         return lease if taken else None
+
+    def lease_end(self) -> Any:
+        return later(timedelta(seconds=self.provider.lease))
 
     def lease_is_over(self) -> Q:
         return over(
             self.home.column("lease_until"), timedelta(seconds=max(self.provider.lease, GRACE))
         )
 
-    def renew_lease(self, row: Any, lease: Lease) -> bool:
-        """Restart the time of a lease, if it is still ours."""
-        return bool(
-            self.home.of(row.user_id)
-            .filter(**self.home.columns(lease=lease.id))
-            .update(**self.home.columns(lease_until=later(timedelta(seconds=self.provider.lease))))
-        )
+    def write_leased(self, row: Any, lease: Lease, /, **columns: Any) -> bool:
+        """Write a row, if the lease is still ours."""
+        return self.home.write(row.user_id, self.home.q(lease=lease.id), **columns)
 
     def drop_lease(self, row: Any, lease: Lease, **columns: Any) -> bool:
         """Release the lease, if it is still ours.
@@ -264,19 +253,7 @@ class TokenKeeper:
         One in doubt is left as one that ran out: whoever takes it next is in the same doubt.
         """
         left = {"lease_until": Now()} if lease.in_doubt else {"lease": None, "lease_until": None}
-        return bool(
-            self.home.of(row.user_id)
-            .filter(**self.home.columns(lease=lease.id))
-            .update(**self.home.columns(**left, **columns))
-        )
-
-    def _wait(self, row: Any, lease: Lease) -> bool:
-        """Leave the row to whoever let the lease run out, if it is still ours."""
-        return bool(
-            self.home.of(row.user_id)
-            .filter(**self.home.columns(lease=lease.id))
-            .update(**self.home.columns(lease=WAITING, lease_until=later(timedelta(seconds=GRACE))))
-        )
+        return self.write_leased(row, lease, **left, **columns)
 
     @counts_refreshes
     @ending.holding()  # or the provider's answer would be lost
@@ -301,7 +278,9 @@ class TokenKeeper:
         except self.provider.dead as exc:
             self.take_up()  # a database that was restored knows of no lease, and of no doubt
             if lease.in_doubt:
-                settled = self._wait(row, lease)
+                # Leave the row to whoever let the lease run out.
+                grace = later(timedelta(seconds=GRACE))
+                settled = self.write_leased(row, lease, lease=WAITING, lease_until=grace)
                 if not settled:
                     return None
                 event = {"event": f"{self.provider.name}.refresh_in_doubt", "user_id": row.user_id}
@@ -438,16 +417,16 @@ class TokenKeeper:
             ours = self.home.q(refreshed_at=refreshed.values["refreshed_at"])
             with suppress(*DATABASE_AWAY):  # the token is stored, whatever happens now
                 _rows.note_limit(self.home, row.user_id, exc)
-                self.home.of(row.user_id).filter(ours).update(**self.home.columns(error=exc.code))
+                self.home.write(row.user_id, ours, error=exc.code)
             return replace(
                 refreshed, limit_reached=refreshed.limit_reached or isinstance(exc, RateLimited)
             )
         return refreshed
 
-    def _unchanged(self, row: Any) -> dict[str, Any]:
-        """The condition that a row still has the secret that was read."""
+    def _unchanged(self, row: Any) -> Q:
+        """Whether a row still has the secret that was read."""
         guard = self.provider.guard(row)
-        return {self.home.column(guard): self.home.sealed(row, guard)}
+        return self.home.q(**{guard: self.home.sealed(row, guard)})
 
     def take_up(self) -> int:
         """Store the answers that wait in files; returns how many were there."""

@@ -128,8 +128,7 @@ def request_gear_sync(user_id: Any, provider: Provider) -> str:
     keeper.require_no_limit(row, reading=True)
     free = over(home.column("syncing_until"), SYNCING_FOR)
     # This clears the last error, so that a polling page notices if the same one comes again.
-    columns = home.columns(syncing_until=later(SYNCING_FOR), sync_error="")
-    if not home.of(user_id).filter(free).update(**columns):
+    if not home.write(user_id, free, syncing_until=later(SYNCING_FOR), sync_error=""):
         raise SyncInProgress
     error: str = home.get(row, "sync_error")
     return error
@@ -251,8 +250,7 @@ def _note_account(row: Any, provider: Provider, fetched: FetchedGear) -> None:
         return
     # If another user has linked the account, too, it stays with that user.
     with suppress(IntegrityError), _rows.atomic():
-        same = home.q(linked_at=home.get(row, "linked_at"), account_id=None)
-        home.rows().filter(same, pk=row.pk).update(**home.columns(account_id=found))
+        _update_same(row, provider, home.q(account_id=None), {"account_id": found})
 
 
 def _apply(row: Any, provider: Provider, fetched: FetchedGear) -> GearCounts:
@@ -382,7 +380,7 @@ def _update_same(row: Any, provider: Provider, condition: Q, values: dict[str, A
     """Write to a row, if its link is still the one that was read."""
     home = provider.home
     same = home.q(linked_at=home.get(row, "linked_at")) & condition
-    return bool(home.rows().filter(same, pk=row.pk).update(**home.columns(**values)))
+    return home.write(row.user_id, same & Q(pk=row.pk), **values)
 
 
 def _note_failure(row: Any, provider: Provider, exc: IntegrationsError, asked: bool = True) -> None:

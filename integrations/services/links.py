@@ -54,7 +54,7 @@ def write_link(
     home = provider.home
     try:
         with _rows.atomic():  # a savepoint where a caller's transaction is open
-            replaced = _rows.lock_row(home, user_id)
+            replaced = _rows.get_row(home, user_id, lock=True)
             if exchanging and home.get(replaced, "exchanging_state") != exchanging:
                 raise InvalidState
             columns = _rows.anew_columns(home) | home.columns(**values(replaced))

@@ -179,9 +179,8 @@ def _complete(
 def _forget_exchange(user_id: Any, provider: Provider, state: str, code: str = "") -> None:
     """End an exchange that made no link. Its error is kept for the redirect's second delivery."""
     home = provider.home
-    home.of(user_id).filter(home.q(exchanging_state=_digest(state))).update(
-        **home.columns(exchanging_until=None, exchanging_error=code)
-    )
+    same = home.q(exchanging_state=_digest(state))
+    home.write(user_id, same, exchanging_until=None, exchanging_error=code)
 
 
 def _exchange(
@@ -332,7 +331,7 @@ def _spend_state(user_id: Any, provider: Provider, state: str) -> Any:
         "exchanging_until": later(EXCHANGE_TAKES),
         "exchanging_error": "",
     }
-    if not home.of(user_id).filter(waiting).update(**home.columns(**spent)):
+    if not home.write(user_id, waiting, **spent):
         # Too late, or spent by another callback a moment ago.
         _forget_abandoned(home, home.of(user_id))
         raise InvalidState

@@ -112,7 +112,7 @@ def edit_user_integrations(
             _rows.update(STRAVA, user_id, **columns)
         return get_user_integrations_by_user_id(user_id)
     with _rows.atomic():
-        before = _rows.lock_row(STRAVA, user_id)
+        before = _rows.get_row(STRAVA, user_id, lock=True)
         if "garminconnect_oauth2" in columns:
             session = _provider("garminconnect").session_values(
                 columns["garminconnect_oauth2"], before.read_at

@@ -205,7 +205,7 @@ class _Sweep:
             due.filter(pk__in=ids).update(
                 **home.columns(
                     lease=Case(When(released, then=Value(lease.id)), default=Value(doubtful.id)),
-                    lease_until=later(timedelta(seconds=self.provider.lease)),
+                    lease_until=self.keeper.lease_end(),
                 )
             )
             claims = home.q(lease__in=[lease.id, doubtful.id])
@@ -267,7 +267,8 @@ class _Sweep:
         stored = getattr(self.thread, "stored", None)
         if stored and time.monotonic() - stored < TRUSTED_FOR and not claim.is_old():
             return True
-        return self.keeper.renew_lease(claim.row, claim.lease)
+        until = self.keeper.lease_end()
+        return self.keeper.write_leased(claim.row, claim.lease, lease_until=until)
 
     def finish(self) -> None:
         counts = self.counts
