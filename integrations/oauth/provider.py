@@ -6,18 +6,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
-from .. import conf
+from .. import conf, exceptions
 from ..clock import read_at
-from ..exceptions import (
-    ClientRequired,
-    IntegrationsError,
-    InvalidRefreshToken,
-    ProviderError,
-    SiteClientChanged,
-    SiteClientMissing,
-    SiteClientRejected,
-    TokenRejected,
-)
 from ..links import Account, Provider, Refreshed, healthy
 from .client import Endpoints, OAuthClient, Tokens
 
@@ -125,7 +115,7 @@ class OAuthProvider(Provider):
     def site_client(self) -> Any:
         """The site's app. Raises ClientRequired if it has none."""
         if not self.has_site_app():
-            raise ClientRequired if self.own_apps else SiteClientMissing
+            raise exceptions.ClientRequired if self.own_apps else exceptions.SiteClientMissing
         client_id, secret = (
             str(conf.of_provider(self.name, what)) for what in ("CLIENT_ID", "CLIENT_SECRET")
         )
@@ -150,10 +140,10 @@ class OAuthProvider(Provider):
             return own
         try:
             client = self.site_client()
-        except ClientRequired as exc:
-            raise SiteClientRejected from exc
+        except exceptions.ClientRequired as exc:
+            raise exceptions.SiteClientRejected from exc
         if self.home.get(row, "site_client_id") not in ("", client.client_id):
-            raise SiteClientChanged
+            raise exceptions.SiteClientChanged
         return client
 
     def scope(self, name: str) -> Scope:
@@ -183,7 +173,7 @@ class OAuthProvider(Provider):
         Raises TokenRejected if it does not, or another ProviderError.
         """
         if self.identify(client, Tokens(access_token=self.read(row))) is None:
-            raise TokenRejected
+            raise exceptions.TokenRejected
 
     def revoke_with(self, client: Any, row: Any) -> None:
         """End a link's grant. Raises an IntegrationsError if that was not confirmed.
@@ -191,7 +181,7 @@ class OAuthProvider(Provider):
         Either token kills both (RFC 7009, section 2.1); the refresh token lives longer.
         """
         if not client.endpoints.revoke_url:
-            raise ProviderError
+            raise exceptions.ProviderError
         if self.home.has_secret(row, "refresh_token"):
             client.revoke_token(self.home.get(row, "refresh_token"))
         else:
@@ -242,13 +232,13 @@ class OAuthProvider(Provider):
     def _checked(self, row: Any) -> Refreshed[str]:
         """Nothing renews this token: it is the same, if the provider takes it."""
         if self.home.get(row, "token_expires_at") is not None and self.home.has_ended(row):
-            raise InvalidRefreshToken
+            raise exceptions.InvalidRefreshToken
         client = self.client_for(row)
         token = self.read(row)
         try:
             self.check(client, row)
-        except TokenRejected as exc:
-            raise InvalidRefreshToken(provider_status=exc.provider_status) from exc
+        except exceptions.TokenRejected as exc:
+            raise exceptions.InvalidRefreshToken(provider_status=exc.provider_status) from exc
         values = healthy(row.read_at) | {"token": token}
         return Refreshed(token, values, client.limit_reached)
 
@@ -298,7 +288,7 @@ class OAuthProvider(Provider):
             return True
         try:
             ours, theirs = self.client_for(row), self.client_for(current)
-        except IntegrationsError:
+        except exceptions.IntegrationsError:
             return False
         return bool(ours.client_id != theirs.client_id)
 

@@ -33,16 +33,8 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from .. import ending
+from .. import ending, exceptions
 from ..clock import later, over
-from ..exceptions import (
-    IntegrationsError,
-    IntegrationsNotFound,
-    ProviderError,
-    RateLimited,
-    SecretUnreadable,
-    error_by_code,
-)
 from ..links import Provider, Refreshed
 from ..metrics import count_failure, counts_refreshes
 from ..signals import relink_required
@@ -90,7 +82,9 @@ class TokenKeeper:
         `reading` is true before a read from the API, false before a request to the token endpoint.
         """
         if seconds := self.limited_for(row, reading=reading):
-            raise error_by_code(RateLimited.code, self.provider.errors)(retry_after=seconds)
+            raise exceptions.error_by_code(exceptions.RateLimited.code, self.provider.errors)(
+                retry_after=seconds
+            )
 
     def obtain(self, user_id: Any, *, replacing: Any = None, asking: bool = False) -> Any:
         """A fresh token, never the one that is being replaced.
@@ -149,7 +143,7 @@ class TokenKeeper:
         """The token in a row. Raises `relink_required` if no key opens it."""
         try:
             return self.provider.read(row)
-        except SecretUnreadable as exc:
+        except exceptions.SecretUnreadable as exc:
             # Not written to the row: once the operator fixes the wrong key, the link works again.
             logger.error(
                 "no key opens the %s tokens of user %s",
@@ -163,7 +157,7 @@ class TokenKeeper:
         """The user's row. Raises `not_linked` or `relink_required`."""
         try:
             row = _rows.get_row(self.home, user_id)
-        except IntegrationsNotFound:
+        except exceptions.IntegrationsNotFound:
             raise self.provider.not_linked from None
         if not self.home.is_linked(row):
             raise self.provider.not_linked
@@ -211,8 +205,8 @@ class TokenKeeper:
 
     # --- the steps ------------------------------------------------------------------------------
 
-    def _stored_error(self, row: Any) -> ProviderError:
-        error = error_by_code(self.home.get(row, "error"), self.provider.errors)
+    def _stored_error(self, row: Any) -> exceptions.ProviderError:
+        error = exceptions.error_by_code(self.home.get(row, "error"), self.provider.errors)
         return error(retry_after=self._seconds_until(row, "retry_at"))
 
     def _seconds_until(self, row: Any, column: str) -> int | None:
@@ -292,20 +286,20 @@ class TokenKeeper:
             if not settled:
                 return None
             raise self.provider.relink_required(reason=exc) from exc
-        except (ProviderError, SecretUnreadable) as exc:
+        except (exceptions.ProviderError, exceptions.SecretUnreadable) as exc:
             # A lost key does not end the link: the operator can fix it.
             if not settled:
                 settled = True
                 _rows.note_limit(self.home, row.user_id, exc)
                 self._note_failure(row, lease, exc)
-            if isinstance(exc, SecretUnreadable):
+            if isinstance(exc, exceptions.SecretUnreadable):
                 raise self.provider.relink_required(reason=exc) from exc
             raise
         finally:
             if not settled:
                 self.drop_lease(row, lease)
 
-    def _note_failure(self, row: Any, lease: Lease, exc: IntegrationsError) -> None:
+    def _note_failure(self, row: Any, lease: Lease, exc: exceptions.IntegrationsError) -> None:
         """Release the lease and set the next try's time, unless the lease is another's by now."""
         with _rows.atomic():  # so that no failure counts without a line in the trail
             if self.drop_lease(
@@ -320,13 +314,13 @@ class TokenKeeper:
                 actor = None if forced else Actor.SYSTEM
                 trail.note(row.user_id, self.provider.name, Event.REFRESH_FAILED, exc.code, actor)
 
-    def _backoff(self, row: Any, exc: IntegrationsError) -> float:
+    def _backoff(self, row: Any, exc: exceptions.IntegrationsError) -> float:
         """Seconds until a sweep may try again: doubling up to a day, with jitter.
 
         A rate limit ends with its window, however often it was hit.
         """
         retry_after: int = getattr(exc, "retry_after", None) or 0
-        if isinstance(exc, RateLimited) and retry_after:
+        if isinstance(exc, exceptions.RateLimited) and retry_after:
             return min(retry_after, MAX_BACKOFF)
         seconds: float = min(BACKOFF * 2 ** min(self.home.get(row, "failures"), 20), MAX_BACKOFF)
         seconds *= random.uniform(0.75, 1.25)  # noqa: S311 (jitter, not a secret)
@@ -372,7 +366,7 @@ class TokenKeeper:
 
     def _store_on(self, answer: Answer) -> None:
         try:
-            with suppress(IntegrationsError, *DATABASE_AWAY):
+            with suppress(exceptions.IntegrationsError, *DATABASE_AWAY):
                 self._store(answer, patient=True)
         finally:
             connections.close_all()
@@ -402,7 +396,7 @@ class TokenKeeper:
     def _discard(self, row: Any, columns: dict[str, Any]) -> None:
         try:
             self.provider.revoke_refreshed(row, columns)
-        except IntegrationsError as exc:  # the app is another by now, for example
+        except exceptions.IntegrationsError as exc:  # the app is another by now, for example
             count_failure(self.provider.name, "revoke", exc.code)
 
     def _use(self, row: Any, refreshed: Refreshed[Any]) -> Refreshed[Any]:
@@ -412,14 +406,15 @@ class TokenKeeper:
         """
         try:
             self.provider.used(row, refreshed.token)
-        except IntegrationsError as exc:
+        except exceptions.IntegrationsError as exc:
             count_failure(self.provider.name, "use", exc.code)
             ours = self.home.q(refreshed_at=refreshed.values["refreshed_at"])
             with suppress(*DATABASE_AWAY):  # the token is stored, whatever happens now
                 _rows.note_limit(self.home, row.user_id, exc)
                 self.home.write(row.user_id, ours, error=exc.code)
             return replace(
-                refreshed, limit_reached=refreshed.limit_reached or isinstance(exc, RateLimited)
+                refreshed,
+                limit_reached=refreshed.limit_reached or isinstance(exc, exceptions.RateLimited),
             )
         return refreshed
 
@@ -434,7 +429,7 @@ class TokenKeeper:
         for answer in _spool.waiting(self.provider.name):
             try:
                 self._store_once(answer)
-            except IntegrationsError:  # disconnected meanwhile
+            except exceptions.IntegrationsError:  # disconnected meanwhile
                 pass
             except DATABASE_AWAY:
                 raise
@@ -451,7 +446,7 @@ class TokenKeeper:
         guard = self.provider.guard(row)
         try:
             return bool(self.home.get(current, guard) != self.home.get(row, guard))
-        except SecretUnreadable:
+        except exceptions.SecretUnreadable:
             # It is under a key that this process does not know yet. Replacing a secret clears the
             # lease; sealing it with a new key does not.
             return bool(self.home.get(current, "lease") not in (lease, WAITING))

@@ -18,21 +18,8 @@ from typing import Any, NamedTuple
 from django.db import IntegrityError
 from django.db.models import Case, Count, F, Q, Value, When
 
-from .. import ending, providers
+from .. import ending, exceptions, providers
 from ..clock import later, over
-from ..exceptions import (
-    GearNotFound,
-    IntegrationsDatabaseError,
-    IntegrationsError,
-    InvalidProviderReply,
-    ProviderError,
-    ProviderUnavailable,
-    RateLimited,
-    ScopeMissing,
-    SyncInProgress,
-    TokenRejected,
-    UnknownProvider,
-)
 from ..gear import OTHER, GearItem, GearList
 from ..links import FetchedGear, Provider
 from ..metrics import count_failure
@@ -79,7 +66,7 @@ def sync_gear(user_id: Any, provider: Provider) -> GearCounts:
     row = keeper.linked_row(user_id)
     try:
         keeper.require_no_limit(row, reading=True)
-    except RateLimited as exc:
+    except exceptions.RateLimited as exc:
         # Without asking, because refused requests count, too.
         _note_failure(row, provider, exc, asked=False)
         raise
@@ -94,9 +81,9 @@ def sync_gear(user_id: Any, provider: Provider) -> GearCounts:
     except provider.dead as exc:  # no session at all, or one that the keeper has seen end
         keeper.declare_unusable(user_id, token)
         raise provider.relink_required(reason=exc) from exc
-    except (IntegrationsDatabaseError, provider.not_linked):
+    except (exceptions.IntegrationsDatabaseError, provider.not_linked):
         raise  # our fault, or disconnected meanwhile: not an error of the link
-    except IntegrationsError as exc:
+    except exceptions.IntegrationsError as exc:
         _rows.note_limit(provider.home, user_id, exc)
         _note_failure(row, provider, exc)
         raise
@@ -106,7 +93,7 @@ def sync_gear(user_id: Any, provider: Provider) -> GearCounts:
 
 def _require_gear(provider: Provider) -> None:
     if not provider.has_gear:
-        raise UnknownProvider
+        raise exceptions.UnknownProvider
 
 
 @of_provider
@@ -124,12 +111,12 @@ def request_gear_sync(user_id: Any, provider: Provider) -> str:
     if not home.is_readable(row):
         raise provider.relink_required
     if is_gear_missing(provider, row):
-        raise ScopeMissing
+        raise exceptions.ScopeMissing
     keeper.require_no_limit(row, reading=True)
     free = over(home.column("syncing_until"), SYNCING_FOR)
     # This clears the last error, so that a polling page notices if the same one comes again.
     if not home.write(user_id, free, syncing_until=later(SYNCING_FOR), sync_error=""):
-        raise SyncInProgress
+        raise exceptions.SyncInProgress
     error: str = home.get(row, "sync_error")
     return error
 
@@ -246,7 +233,7 @@ def _note_account(row: Any, provider: Provider, fetched: FetchedGear) -> None:
     known = home.get(row, "account_id")
     if known is not None:
         if str(known) != found:
-            raise InvalidProviderReply
+            raise exceptions.InvalidProviderReply
         return
     # If another user has linked the account, too, it stays with that user.
     with suppress(IntegrityError), _rows.atomic():
@@ -344,10 +331,10 @@ class _Details:
             return stored
         try:
             return self.ask(item)
-        except GearNotFound:
+        except exceptions.GearNotFound:
             # If none exist, asking again costs a request.
             return stored if known else replace(item, brand="", model="")
-        except ProviderError as exc:
+        except exceptions.ProviderError as exc:
             # They are missing until the next sync, which asks again.
             event = {"event": f"{self.provider.name}.gear_details_missing"}
             logger.info("no details of gear: %s", exc.code, extra=event)
@@ -358,7 +345,7 @@ class _Details:
             return stored
 
 
-_STOPPING = (RateLimited, ProviderUnavailable, TokenRejected)
+_STOPPING = (exceptions.RateLimited, exceptions.ProviderUnavailable, exceptions.TokenRejected)
 
 
 def _note_success(row: Any, provider: Provider, fetched: FetchedGear, now: datetime) -> None:
@@ -383,12 +370,14 @@ def _update_same(row: Any, provider: Provider, condition: Q, values: dict[str, A
     return home.write(row.user_id, same & Q(pk=row.pk), **values)
 
 
-def _note_failure(row: Any, provider: Provider, exc: IntegrationsError, asked: bool = True) -> None:
+def _note_failure(
+    row: Any, provider: Provider, exc: exceptions.IntegrationsError, asked: bool = True
+) -> None:
     home = provider.home
     wait = min(BACKOFF * 2 ** min(home.get(row, "sync_failures"), 10), MAX_BACKOFF)
     wait *= random.uniform(0.75, 1)  # noqa: S311
     retry_after = timedelta(seconds=getattr(exc, "retry_after", None) or 0)
-    if isinstance(exc, RateLimited):
+    if isinstance(exc, exceptions.RateLimited):
         wait = retry_after  # the window ends for all at once, however many were refused
     values: dict[str, Any] = {"syncing_until": None}
     # An error of the link itself is noted only on the link: a second copy would remain after it is

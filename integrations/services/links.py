@@ -11,13 +11,7 @@ from typing import Any
 from django.db import IntegrityError
 from django.db.models import Case, F, Q, Value, When
 
-from ..exceptions import (
-    AthleteAlreadyLinked,
-    IntegrationsError,
-    IntegrationsNotFound,
-    InvalidState,
-    TokenRejected,
-)
+from .. import exceptions
 from ..links import Account, Home, Provider
 from ..metrics import count_failure
 from ..models import Gear, LinkStatus
@@ -56,7 +50,7 @@ def write_link(
         with _rows.atomic():  # a savepoint where a caller's transaction is open
             replaced = _rows.get_row(home, user_id, lock=True)
             if exchanging and home.get(replaced, "exchanging_state") != exchanging:
-                raise InvalidState
+                raise exceptions.InvalidState
             columns = _rows.anew_columns(home) | home.columns(**values(replaced))
             if account is not None:
                 known = home.get(replaced, "account_id")
@@ -74,7 +68,7 @@ def write_link(
             event = Event.RELINKED if home.is_linked(replaced) else Event.LINKED
             trail.note(user_id, provider.name, event, actor=actor)
     except IntegrityError as exc:
-        raise AthleteAlreadyLinked from exc
+        raise exceptions.AthleteAlreadyLinked from exc
     _rows.send_after_commit(account_linked, user_id, provider.name)
     if row is not None:
         found = {name: value for name, value in replaced.__dict__.items() if name != "_state"}
@@ -106,7 +100,7 @@ def unlink(
             if update_where(home.model, where, _cleared(provider), is_so):
                 break
         else:
-            raise IntegrationsNotFound
+            raise exceptions.IntegrationsNotFound
         Gear.objects.filter(user_id=user_id, provider=provider.name).delete()
         if linked:
             trail.note(user_id, provider.name, Event.UNLINKED, code)
@@ -154,12 +148,12 @@ def disconnect(user_id: Any, provider: Provider) -> bool:
     while True:
         try:
             row = _rows.get_row(home, user_id)
-        except IntegrationsNotFound:
+        except exceptions.IntegrationsNotFound:
             raise provider.not_linked from None
         guard = provider.guard(row)
         linked = home.is_linked(row) or home.has_secret(row, guard)
         if linked and provider.revokes:
-            with suppress(IntegrationsNotFound):  # deleted at this moment
+            with suppress(exceptions.IntegrationsNotFound):  # deleted at this moment
                 _rows.require_writes(home, user_id)
             revoked = revoke_row(provider, row)
         code = "not_revoked" if linked and provider.revokes and not revoked else ""
@@ -168,7 +162,7 @@ def disconnect(user_id: Any, provider: Provider) -> bool:
         sealed = home.sealed(row, guard)
         unchanged = {} if sealed is None else {home.column(guard): sealed}
         only_if = home.q(**{f"{guard}__isnull": sealed is None})
-        with suppress(IntegrationsNotFound), _rows.atomic():
+        with suppress(exceptions.IntegrationsNotFound), _rows.atomic():
             # First, in the same order as a sign-in that ends, or the two could deadlock.
             canceled |= provider.cancel(user_id)
             unlink(provider, user_id, code, only_if, **unchanged)
@@ -183,7 +177,7 @@ def revoke_row(provider: Provider, row: Any) -> bool:
     provider confirmed."""
     try:
         provider.revoke(row)
-    except IntegrationsError as exc:
+    except exceptions.IntegrationsError as exc:
         if _has_ended_before(provider, row, exc):
             return True
         count_failure(provider.name, "revoke", exc.code)
@@ -193,11 +187,11 @@ def revoke_row(provider: Provider, row: Any) -> bool:
     return True
 
 
-def _has_ended_before(provider: Provider, row: Any, exc: IntegrationsError) -> bool:
+def _has_ended_before(provider: Provider, row: Any, exc: exceptions.IntegrationsError) -> bool:
     """Whether a refused revocation says that there is nothing left to revoke."""
     if isinstance(exc, provider.dead):
         return True
     # An access token may be refused for its age alone, unless it is all there is.
     home = provider.home
     is_all = home.has_ended(row) or not home.has_secret(row, "refresh_token")
-    return isinstance(exc, TokenRejected) and is_all
+    return isinstance(exc, exceptions.TokenRejected) and is_all

@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import IntegrityError, router
 from django.utils import timezone
 
-from .. import providers
-from ..exceptions import (
-    IntegrationsAlreadyExist,
-    IntegrationsNotFound,
-    InvalidSession,
-)
+from .. import exceptions, providers
 from ..links import Provider
 from ..models import UsersIntegrations
 from ..models.integrations import GARMINCONNECT, STRAVA
@@ -77,8 +72,8 @@ def create_user_integrations(user_id: int) -> UsersIntegrations:
             key = insert(UsersIntegrations, given | written)
     except IntegrityError as exc:
         if UsersIntegrations.objects.filter(user_id=user_id).exists():
-            raise IntegrationsAlreadyExist from exc
-        raise IntegrationsNotFound from exc
+            raise exceptions.IntegrationsAlreadyExist from exc
+        raise exceptions.IntegrationsNotFound from exc
     alias = router.db_for_write(UsersIntegrations)
     row: UsersIntegrations = made(UsersIntegrations, alias, defaults | given | {"id": key})
     return row
@@ -289,7 +284,7 @@ def get_garminconnect_client(user_id: int) -> Garmin:
             found: Garmin = garmin.open(
                 session, database_errors(lambda used: keeper.obtain(user_id, replacing=used))
             )
-        except InvalidSession as exc:
+        except exceptions.InvalidSession as exc:
             keeper.declare_unusable(user_id, session)
             raise garmin.relink_required(reason=exc) from exc
     return found
