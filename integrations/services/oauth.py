@@ -124,47 +124,28 @@ def complete_authorization(
     AthleteAlreadyLinked, and the errors of OAuthClient.exchange_code.
     """
     try:
-        return _complete(user_id, oauth(provider), state, code, scope, error)
+        provider, home = oauth(provider), provider.home
+        _rows.require_autocommit()
+        if not state and error:
+            # A denial without a state may be anybody's, so it changes nothing.
+            raise _ERRORS.get(error, exceptions.InvalidGrant)
+        try:
+            row = _spend_state(user_id, provider, state)
+        except exceptions.InvalidState:
+            return _spent_before(user_id, provider, state)
+        try:
+            if error or not code:
+                raise _ERRORS.get(error or "", exceptions.InvalidGrant)
+            return _exchange(user_id, provider, row, state, code, scope)
+        except BaseException as exc:
+            # No link was made. The error is kept for the redirect's second delivery.
+            kept = exc.code if isinstance(exc, exceptions.IntegrationsError) else ""
+            same = home.q(exchanging_state=_digest(state))
+            home.write(user_id, same, exchanging_until=None, exchanging_error=kept)
+            raise
     except exceptions.IntegrationsError as exc:
         count_failure(provider.name, "authorize", exc.code)
         raise
-
-
-def _complete(
-    user_id: Any,
-    provider: OAuthProvider,
-    state: str,
-    code: str | None,
-    scope: str | None,
-    error: str | None,
-) -> Authorization:
-    _rows.require_autocommit()
-    if not state and error:
-        # A denial without a state may be anybody's, so it changes nothing.
-        raise _ERRORS.get(error, exceptions.InvalidGrant)
-    try:
-        row = _spend_state(user_id, provider, state)
-    except exceptions.InvalidState:
-        return _spent_before(user_id, provider, state)
-    try:
-        if error:
-            raise _ERRORS.get(error, exceptions.InvalidGrant)
-        if not code:
-            raise exceptions.InvalidGrant
-        return _exchange(user_id, provider, row, state, code, scope)
-    except exceptions.IntegrationsError as exc:
-        _forget_exchange(user_id, provider, state, exc.code)
-        raise
-    except BaseException:
-        _forget_exchange(user_id, provider, state)
-        raise
-
-
-def _forget_exchange(user_id: Any, provider: Provider, state: str, code: str = "") -> None:
-    """End an exchange that made no link. Its error is kept for the redirect's second delivery."""
-    home = provider.home
-    same = home.q(exchanging_state=_digest(state))
-    home.write(user_id, same, exchanging_until=None, exchanging_error=code)
 
 
 def _exchange(
@@ -192,9 +173,16 @@ def _exchange(
     granted = _granted(provider, tokens, scope)
     account: Account | None = None
     try:
-        account = _identify(provider, client, tokens)
+        account = provider.identify(client, tokens)
         if account is not None:
-            _require_free(provider, user_id, account)
+            # An empty id would be everybody's, and databases take neither a NUL nor half a
+            # surrogate pair.
+            if not (account.id.isprintable() and 0 < len(account.id) <= 255):
+                raise exceptions.InvalidProviderReply
+            same = home.rows().filter(home.q(account_id=account.id))
+            if same.exclude(user_id=user_id).exists():
+                raise exceptions.AthleteAlreadyLinked
+            account = account._replace(name=clean_text(account.name))
             account = provider.register(client, tokens, account, user_id)
         replaced = links.write_link(
             provider,
@@ -215,27 +203,13 @@ def _exchange(
     except exceptions.IntegrationsError:
         # Unless that would end a link that stands: with the same app, one account has one grant.
         if not _shares_grant(provider, client, account):
-            _revoke(provider, client, tokens, account, row)
+            try:
+                provider.revoke_tokens(client, tokens, account, row.read_at)
+            except exceptions.IntegrationsError as exc:
+                count_failure(provider.name, "revoke", exc.code)
         raise
     _revoke_replaced(provider, replaced, client, account)
     return _authorization(provider, granted)
-
-
-def _identify(provider: OAuthProvider, client: OAuthClient, tokens: Tokens) -> Account | None:
-    """Whose tokens these are. Raises InvalidProviderReply if the id is none: an empty one would be
-    everybody's, and databases take neither a NUL nor half a surrogate pair."""
-    account = provider.identify(client, tokens)
-    if account is None:
-        return None
-    if not (account.id.isprintable() and 0 < len(account.id) <= 255):
-        raise exceptions.InvalidProviderReply
-    return account._replace(name=clean_text(account.name))
-
-
-def _require_free(provider: Provider, user_id: Any, account: Account) -> None:
-    home = provider.home
-    if home.rows().filter(home.q(account_id=account.id)).exclude(user_id=user_id).exists():
-        raise exceptions.AthleteAlreadyLinked
 
 
 def _granted(provider: OAuthProvider, tokens: Tokens, scope: str | None) -> list[str]:
@@ -339,20 +313,6 @@ def _forget_abandoned(home: Home, rows: Any) -> int:
     abandoned = over(home.column("state_expires_at"), lifetime)
     abandoned &= home.q(state__isnull=False, state_expires_at__isnull=False)
     return int(rows.filter(abandoned).update(**home.columns(**_rows.state_values(None))))
-
-
-def _revoke(
-    provider: OAuthProvider,
-    client: OAuthClient,
-    tokens: Tokens,
-    account: Account | None,
-    row: Any,
-) -> None:
-    """Revoke tokens that were answered for nothing, without raising an error."""
-    try:
-        provider.revoke_tokens(client, tokens, account, row.read_at)
-    except exceptions.IntegrationsError as exc:
-        count_failure(provider.name, "revoke", exc.code)
 
 
 def _revoke_replaced(
