@@ -13,7 +13,6 @@ from django.db import IntegrityError, router
 from django.utils import timezone
 
 from .. import exceptions, providers
-from ..links import Provider
 from ..models import UsersIntegrations
 from ..models.integrations import GARMINCONNECT, STRAVA
 from ..schemas import UsersIntegrationsUpdate
@@ -101,7 +100,15 @@ def edit_user_integrations(
     """
     columns = user_integrations.model_dump(exclude_unset=True)
     changed = [name for name, named in _TOKENS.items() if columns.keys() & named]
-    columns = _with_columns(columns)
+    if "strava_state" in columns:
+        columns |= STRAVA.columns(**_rows.state_values(columns["strava_state"]))
+    for name, home in _HOMES.items():
+        if (switch := home.column("sync_gear")) in columns:
+            columns |= _rows.sync_columns(home, columns[switch])
+        if name in changed:
+            columns |= _rows.anew_columns(home)
+    if "strava_refresh_token" in columns:
+        columns["strava_site_client_id"] = ""  # the host does not say which app this one is of
     if not changed:
         if columns:
             _rows.update(STRAVA, user_id, **columns)
@@ -122,21 +129,6 @@ def edit_user_integrations(
                 signal = account_linked if linked else account_unlinked
                 _rows.send_after_commit(signal, user_id, name)
     return row
-
-
-def _with_columns(columns: dict[str, Any]) -> dict[str, Any]:
-    """A partial update by the seed's fields, with the columns that have to change with them."""
-    if "strava_state" in columns:
-        columns |= STRAVA.columns(**_rows.state_values(columns["strava_state"]))
-    for home in _HOMES.values():
-        if (switch := home.column("sync_gear")) in columns:
-            columns |= _rows.sync_columns(home, columns[switch])
-    for name, home in _HOMES.items():
-        if columns.keys() & _TOKENS[name]:
-            columns |= _rows.anew_columns(home)
-    if "strava_refresh_token" in columns:
-        columns["strava_site_client_id"] = ""  # the host does not say which app this one is of
-    return columns
 
 
 # --- Strava -------------------------------------------------------------------------------------
@@ -310,5 +302,4 @@ def sync_garminconnect_gear(user_id: int) -> GearCounts:
 
 
 def _provider(name: str) -> Any:
-    provider: Provider = providers.get(name)
-    return provider
+    return providers.get(name)
