@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -35,9 +36,11 @@ def limited_for(provider: Provider, row: Any, *, reading: bool = False) -> int:
         return noted_for(home, row)
     if not home.has_secret(row, "client_id"):
         return site_limited_for(provider, reading=reading)
-    limited = _limited(provider, reading).filter(home.q(client_id__isnull=False))[:100]
-    same = (each for each in limited if _is_same_app(home, row, each))
-    return noted_for(home, next(same, None))
+    for other in _limited(provider, reading).filter(home.q(client_id__isnull=False))[:100]:
+        with suppress(SecretUnreadable):
+            if row.pk == other.pk or home.get(row, "client_id") == home.get(other, "client_id"):
+                return noted_for(home, other)
+    return 0
 
 
 def site_limited_for(provider: Provider, *, reading: bool = False) -> int:
@@ -67,12 +70,3 @@ def _limited(provider: Provider, reading: bool) -> Any:
     if not reading:
         rows = rows.filter(home.q(limited_reads=False))
     return rows.order_by(f"-{home.column('limited_until')}")
-
-
-def _is_same_app(home: Home, row: Any, other: Any) -> bool:
-    if row.pk == other.pk:
-        return True
-    try:
-        return bool(home.get(row, "client_id") == home.get(other, "client_id"))
-    except SecretUnreadable:
-        return False

@@ -130,15 +130,6 @@ def update(home: Home, user_id: Any, **columns: Any) -> None:
         raise exceptions.IntegrationsNotFound
 
 
-def require_writes(home: Home, user_id: Any) -> None:
-    """Write a row as it is: before a provider is asked for what cannot be undone, the database has
-    to show that it will take the outcome.
-
-    Raises IntegrationsNotFound if the user has no row there.
-    """
-    update(home, user_id, user=user_id)
-
-
 def take_due(
     due: Any, column: str, put_off: timedelta, limit: int, *, first: Any = (), **columns: Any
 ) -> tuple[list[int], datetime]:

@@ -72,16 +72,12 @@ class TokenKeeper:
         self.provider, self.home = provider, provider.home
         self.columns_of_freshness = tuple(self.home.columns(**_FRESH))
 
-    def limited_for(self, row: Any, *, reading: bool) -> int:
-        """Seconds until the provider may be asked for this link; 0 if it may be asked now."""
-        return _limits.limited_for(self.provider, row, reading=reading)
-
     def require_no_limit(self, row: Any, *, reading: bool = False) -> None:
         """Raises RateLimited while the provider may not be asked.
 
         `reading` is true before a read from the API, false before a request to the token endpoint.
         """
-        if seconds := self.limited_for(row, reading=reading):
+        if seconds := _limits.limited_for(self.provider, row, reading=reading):
             raise exceptions.error_by_code(exceptions.RateLimited.code, self.provider.errors)(
                 retry_after=seconds
             )
@@ -108,7 +104,8 @@ class TokenKeeper:
             if self.home.get(row, "failures") > self.home.get(first, "failures"):
                 # The refresh that this call waited for has failed: share its answer, because a
                 # provider in trouble is not helped by every waiter asking once more.
-                raise self._stored_error(row)
+                error = exceptions.error_by_code(self.home.get(row, "error"), self.provider.errors)
+                raise error(retry_after=self._seconds_until(row, "retry_at"))
             self.require_no_limit(row)
             lease = self._take_lease(row)
             if lease is not None:
@@ -204,10 +201,6 @@ class TokenKeeper:
             self.declare_dead(row)
 
     # --- the steps ------------------------------------------------------------------------------
-
-    def _stored_error(self, row: Any) -> exceptions.ProviderError:
-        error = exceptions.error_by_code(self.home.get(row, "error"), self.provider.errors)
-        return error(retry_after=self._seconds_until(row, "retry_at"))
 
     def _seconds_until(self, row: Any, column: str) -> int | None:
         moment = self.home.get(row, column)
@@ -428,9 +421,8 @@ class TokenKeeper:
         count = 0
         for answer in _spool.waiting(self.provider.name):
             try:
-                self._store_once(answer)
-            except exceptions.IntegrationsError:  # disconnected meanwhile
-                pass
+                with suppress(exceptions.IntegrationsError):  # disconnected meanwhile
+                    self._store_once(answer)
             except DATABASE_AWAY:
                 raise
             except DatabaseError as exc:  # of this one; the others go on

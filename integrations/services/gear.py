@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from django.db.models import Case, Count, F, Q, Value, When
 
 from .. import ending, exceptions, providers
 from ..clock import later, over
-from ..gear import OTHER, GearItem, GearList
+from ..gear import OTHER, GearItem
 from ..links import FetchedGear, Provider
 from ..metrics import count_failure
 from ..models import Gear, LinkStatus
@@ -76,7 +76,10 @@ def sync_gear(user_id: Any, provider: Provider) -> GearCounts:
             row, token, database_errors(lambda used: keeper.obtain(user_id, replacing=used))
         )
         _note_account(row, provider, fetched)
-        _log_odd(row, provider, fetched.gear)
+        if odd := fetched.gear.odd:
+            event = {"event": f"{provider.name}.gear_odd", "user_id": user_id}
+            counted = ", ".join(f"{kind} {count}" for kind, count in sorted(odd.items()))
+            logger.warning("%s lists odd gear: %s", provider.name, counted, extra=event)
         counts = _apply(row, provider, fetched)
     except provider.dead as exc:  # no session at all, or one that the keeper has seen end
         keeper.declare_unusable(user_id, token)
@@ -242,7 +245,7 @@ def _note_account(row: Any, provider: Provider, fetched: FetchedGear) -> None:
 
 def _apply(row: Any, provider: Provider, fetched: FetchedGear) -> GearCounts:
     now = row.read_at
-    details = _Details(row, provider, fetched)
+    details = _Details(row, provider, fetched.details)
     known = {
         gear.provider_gear_id: gear
         for gear in Gear.objects.filter(user_id=row.user_id, provider=provider.name)
@@ -298,25 +301,20 @@ def _apply(row: Any, provider: Provider, fetched: FetchedGear) -> GearCounts:
     return counts
 
 
-def _log_odd(row: Any, provider: Provider, gear: GearList) -> None:
-    if gear.odd:
-        event = {"event": f"{provider.name}.gear_odd", "user_id": row.user_id}
-        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(gear.odd.items()))
-        logger.warning("%s lists odd gear: %s", provider.name, counts, extra=event)
-
-
 def _with_known(item: GearItem, gear: Gear | None) -> GearItem:
     """Fill missing values from the stored gear, or with the defaults of new gear."""
     unsaid = [name for name in _SAID if getattr(item, name) is None]
     return replace(item, **{n: getattr(gear or _NEW, n) for n in unsaid}) if unsaid else item
 
 
+@dataclass
 class _Details:
     """Brand and model of gear that is new or renamed, at one request for each piece."""
 
-    def __init__(self, row: Any, provider: Provider, fetched: FetchedGear) -> None:
-        self.row, self.provider, self.ask = row, provider, fetched.details
-        self.has_stopped = False
+    row: Any
+    provider: Provider
+    ask: Callable[[GearItem], GearItem]
+    has_stopped: bool = False
 
     def of(self, item: GearItem, gear: Gear | None) -> GearItem:
         if item.brand is not None:

@@ -12,7 +12,7 @@ from django.db import IntegrityError
 from django.db.models import Case, F, Q, Value, When
 
 from .. import exceptions
-from ..links import Account, Home, Provider
+from ..links import Account, Provider
 from ..metrics import count_failure
 from ..models import Gear, LinkStatus
 from ..signals import account_linked, account_unlinked
@@ -111,25 +111,17 @@ def unlink(
 @cache
 def _cleared(provider: Provider) -> dict[str, Any]:
     home = provider.home
-    columns = {home.column(name): _empty(field) for name, field in home.fields.items()}
+    kept = {"provider", "created_at"}
+    values: dict[str, Any] = {}
     if provider.limits_apps:
         # The site's app is limited as before, whoever has run into it.
-        columns |= _kept_limit(home)
-    for name in ("provider", "created_at"):
-        columns.pop(name, None)
-    return columns
-
-
-def _empty(field: Any) -> Any:
-    return field.get_default() if not field.null or field.has_default() else None
-
-
-def _kept_limit(home: Home) -> dict[str, Any]:
-    until = home.column("limited_until")
-    kept: Any = F(until)
-    if home.has("client_id"):
-        kept = Case(When(home.q(client_id=None), then=kept), default=Value(None))
-    return {until: kept, home.column("limited_reads"): F(home.column("limited_reads"))}
+        kept |= {"limited_until", "limited_reads"}
+        if home.has("client_id"):
+            until = F(home.column("limited_until"))
+            limit = Case(When(home.q(client_id=None), then=until), default=Value(None))
+            values["limited_until"] = limit
+    values |= {name: each.get_default() for name, each in home.fields.items() if name not in kept}
+    return home.columns(**values)
 
 
 @of_provider
@@ -153,8 +145,10 @@ def disconnect(user_id: Any, provider: Provider) -> bool:
         guard = provider.guard(row)
         linked = home.is_linked(row) or home.has_secret(row, guard)
         if linked and provider.revokes:
-            with suppress(exceptions.IntegrationsNotFound):  # deleted at this moment
-                _rows.require_writes(home, user_id)
+            # Before a provider is asked for what cannot be undone, the database has to show that it
+            # will take the outcome: it writes the row as it is, unless that is deleted just now.
+            with suppress(exceptions.IntegrationsNotFound):
+                _rows.update(home, user_id, user=user_id)
             revoked = revoke_row(provider, row)
         code = "not_revoked" if linked and provider.revokes and not revoked else ""
         # A refresh may have stored new tokens meanwhile, which have to be revoked, too. A later one
@@ -178,20 +172,13 @@ def revoke_row(provider: Provider, row: Any) -> bool:
     try:
         provider.revoke(row)
     except exceptions.IntegrationsError as exc:
-        if _has_ended_before(provider, row, exc):
-            return True
+        # An access token may be refused for its age alone, unless it is all there is.
+        home = provider.home
+        is_all = home.has_ended(row) or not home.has_secret(row, "refresh_token")
+        if isinstance(exc, provider.dead) or (is_all and isinstance(exc, exceptions.TokenRejected)):
+            return True  # there is nothing left to revoke
         count_failure(provider.name, "revoke", exc.code)
         event = {"event": f"{provider.name}.not_revoked", "user_id": row.user_id}
         logger.warning("%s link not revoked: %s", provider.label, exc.code, extra=event)
         return False
     return True
-
-
-def _has_ended_before(provider: Provider, row: Any, exc: exceptions.IntegrationsError) -> bool:
-    """Whether a refused revocation says that there is nothing left to revoke."""
-    if isinstance(exc, provider.dead):
-        return True
-    # An access token may be refused for its age alone, unless it is all there is.
-    home = provider.home
-    is_all = home.has_ended(row) or not home.has_secret(row, "refresh_token")
-    return isinstance(exc, exceptions.TokenRejected) and is_all
