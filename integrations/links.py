@@ -131,7 +131,7 @@ class Provider:
     @cached_property
     def home(self) -> Home:
         """Where its links are stored."""
-        return Home(Link, provider=self.name)
+        return Home(Link, where={"provider": self.name})
 
     @property
     def revokes(self) -> bool:

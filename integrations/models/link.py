@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any, ClassVar
@@ -108,6 +109,7 @@ class Link(fields.KeepsSecretsSealed):
         return f"{self.provider} of {name_of(self)}"
 
 
+@dataclass(eq=False)
 class Home:
     """Where a provider's links are stored: a model, the columns in it, and a condition on its rows.
 
@@ -115,17 +117,11 @@ class Home:
     `tokens` are the secrets without which there is no link.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        prefix: str = "",
-        *,
-        tokens: tuple[str, ...] = ("token",),
-        names: Mapping[str, str] = {},
-        **where: Any,
-    ) -> None:
-        self.model, self.prefix, self.tokens, self.where = model, prefix, tokens, where
-        self._names = dict(names)
+    model: Any
+    prefix: str = ""
+    tokens: tuple[str, ...] = ("token",)
+    names: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -136,7 +132,7 @@ class Home:
             for name, field in by_name.items()
             if name.startswith(self.prefix) and not field.primary_key and not field.is_relation
         }
-        return found | {name: by_name[column] for name, column in self._names.items()}
+        return found | {name: by_name[column] for name, column in self.names.items()}
 
     @cached_property
     def secrets(self) -> list[str]:
@@ -154,7 +150,7 @@ class Home:
     def column(self, name: str) -> str:
         """A column's name in the table; it may have a lookup at its end."""
         base, separator, lookup = name.partition("__")
-        return self._names.get(base, self.prefix + base) + separator + lookup
+        return self.names.get(base, self.prefix + base) + separator + lookup
 
     def columns(self, **values: Any) -> dict[str, Any]:
         """Values by column. What this home has no column for is left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
@@ -103,23 +104,21 @@ class OAuthProvider(Provider):
 
     def client(self, client_id: str, client_secret: str, *, is_site: bool = False) -> Any:
         return self.client_class(
-            self.name, self.label, self.endpoints(), client_id, client_secret, is_site=is_site
+            self.name, self.endpoints(), client_id, client_secret, self.label, is_site
         )
 
     def has_site_app(self) -> bool:
-        return bool(
-            conf.of_provider(self.name, "CLIENT_ID")
-            and conf.of_provider(self.name, "CLIENT_SECRET")
-        )
+        return all(self._site_app())
+
+    def _site_app(self) -> list[str]:
+        names = ("CLIENT_ID", "CLIENT_SECRET")
+        return [str(conf.of_provider(self.name, name) or "") for name in names]
 
     def site_client(self) -> Any:
         """The site's app. Raises ClientRequired if it has none."""
         if not self.has_site_app():
             raise exceptions.ClientRequired if self.own_apps else exceptions.SiteClientMissing
-        client_id, secret = (
-            str(conf.of_provider(self.name, what)) for what in ("CLIENT_ID", "CLIENT_SECRET")
-        )
-        return self.client(client_id, secret, is_site=True)
+        return self.client(*self._site_app(), is_site=True)
 
     def own_client(self, row: Any) -> Any:
         """The user's own app, None if the row has none."""
@@ -257,29 +256,19 @@ class OAuthProvider(Provider):
 
     def revoke_refreshed(self, row: Any, columns: Mapping[str, Any]) -> None:
         # A disconnect meanwhile revoked only the old tokens.
-        self.revoke(self.copy_with(row, columns))
-
-    def revoke_tokens(self, client: Any, tokens: Tokens, account: Account | None, now: Any) -> None:
-        """End a grant that was never stored."""
-        row = self.home.model()
-        row.read_at = now
-        account_id = None if account is None else account.id
-        columns = self.home.columns(account_id=account_id, **self.token_values(tokens, now))
-        self.revoke_with(client, self.copy_with(row, columns))
-
-    def copy_with(self, row: Any, columns: Mapping[str, Any]) -> Any:
-        """A row with other tokens, not to be saved."""
-        copied = self.home.model(
-            **{
-                field.attname: row.__dict__[field.attname]
-                for field in row._meta.concrete_fields
-                if field.attname in row.__dict__
-            }
-        )
+        copied = copy(row)
         copied.read_at = read_at(row)
         for column, value in columns.items():
             setattr(copied, column, value)
-        return copied
+        self.revoke(copied)
+
+    def revoke_tokens(self, client: Any, tokens: Tokens, account: Account | None, now: Any) -> None:
+        """End a grant that was never stored."""
+        account_id = None if account is None else account.id
+        columns = self.home.columns(account_id=account_id, **self.token_values(tokens, now))
+        row = self.home.model(**columns)
+        row.read_at = now
+        self.revoke_with(client, row)
 
     def is_another_grant(self, row: Any, current: Any) -> bool:
         # With the same account and the same app, revoking one would end the other, too.
