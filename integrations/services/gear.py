@@ -231,16 +231,13 @@ def _note_account(row: Any, provider: Provider, fetched: FetchedGear) -> None:
     """Note whose link it is, if the token endpoint did not say. Raises InvalidProviderReply if the
     gear is another account's."""
     home, found = provider.home, fetched.account.id
-    if not found:
-        return
-    known = home.get(row, "account_id")
-    if known is not None:
-        if str(known) != found:
-            raise exceptions.InvalidProviderReply
-        return
-    # If another user has linked the account, too, it stays with that user.
-    with suppress(IntegrityError), _rows.atomic():
-        _update_same(row, provider, home.q(account_id=None), {"account_id": found})
+    known = home.get(row, "account_id") if found else None
+    if known is not None and str(known) != found:
+        raise exceptions.InvalidProviderReply
+    if found and known is None:
+        # If another user has linked the account, too, it stays with that user.
+        with suppress(IntegrityError), _rows.atomic():
+            _update_same(row, provider, home.q(account_id=None), {"account_id": found})
 
 
 def _apply(row: Any, provider: Provider, fetched: FetchedGear) -> GearCounts:

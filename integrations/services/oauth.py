@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -326,14 +327,11 @@ def _revoke_replaced(
     home = provider.home
     if not home.has_secret(row, provider.guard(row)):
         return
-    try:
-        same_app = provider.client_for(row).client_id == client.client_id
-    except exceptions.IntegrationsError:
-        return
     former = home.get(row, "account_id")
     is_another = former is not None and account is not None and str(former) != account.id
-    if not same_app or is_another:
-        links.revoke_row(provider, row)
+    with suppress(exceptions.IntegrationsError):
+        if provider.client_for(row).client_id != client.client_id or is_another:
+            links.revoke_row(provider, row)
 
 
 def _shares_grant(provider: OAuthProvider, client: OAuthClient, account: Account | None) -> bool:
