@@ -183,10 +183,6 @@ class UsersIntegrations(fields.KeepsSecretsSealed):
     def garminconnect_status(self) -> LinkStatus:
         return GARMINCONNECT.status(self)
 
-    @property
-    def strava_scopes(self) -> list[str]:
-        return STRAVA.scopes(self)
-
 
 # The two links whose columns the seed names.
 STRAVA = Home(

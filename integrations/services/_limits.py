@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import Q
@@ -16,13 +16,10 @@ from ._rows import LIMIT_LASTS
 
 def noted_for(home: Home, row: Any) -> int:
     """Seconds until the limit that is noted on a row is over; 0 if there is none."""
-    until: datetime | None = None if row is None else home.get(row, "limited_until")
-    if until is None:
-        return 0
-    left = until - read_at(row)
-    if not timedelta() < left <= LIMIT_LASTS + MAY_WAIT:  # as in clock.over
-        return 0
-    return max(1, round(left.total_seconds()))
+    until = None if row is None else home.get(row, "limited_until")
+    left = timedelta() if until is None else until - read_at(row)
+    is_ahead = timedelta() < left <= LIMIT_LASTS + MAY_WAIT  # as in clock.over
+    return max(1, round(left.total_seconds())) if is_ahead else 0
 
 
 def limited_for(provider: Provider, row: Any, *, reading: bool = False) -> int:
