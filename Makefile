@@ -3,6 +3,7 @@
 # make bench  measure, and print a table: on PostgreSQL where one answers, and the services on SQLite
 # make kill   kill -9 at 200 random moments, after which no link may be lost
 # make soak   twenty minutes of mixed traffic with random faults: see docs/soak.md
+# make dist   the wheel, tried on empty projects
 # make lint   format, lint, types, layers, migrations
 # make audit  known vulnerabilities of all that is installed
 
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3 python 
 	&& { echo $$python; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup run test bench kill soak lint audit format
+.PHONY: setup run test dist bench kill soak lint audit format
 .DEFAULT_GOAL := run
 
 setup: .venv/ready
@@ -32,6 +33,11 @@ run: setup
 
 test: setup
 	@$(BIN)/python -m tests.run $(ARGS)
+
+dist: setup
+	@rm -rf dist
+	@$(BIN)/python -m build --quiet --no-isolation --outdir dist
+	@$(BIN)/python -m pytest tests/wheel $(ARGS)
 
 kill: setup
 	@$(BIN)/python -m tests.killing $(ARGS)

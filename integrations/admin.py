@@ -14,7 +14,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
-from django.db import models, transaction
+from django.db import models
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -32,6 +32,7 @@ from .links import Provider
 from .models import Gear, LinkEvent, LinkStatus, UsersIntegrations
 from .services import status, trail
 from .services.links import disconnect
+from .web import outside_transactions
 
 # Rows for one run of an action, and seconds after which it begins with none any more: a provider
 # that is silent takes ten for each.
@@ -280,7 +281,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         self.actions.append("sync_gear")
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        states = [f"{each.name}{what}" for each in _offered() for what in ("", "_health")]
+        states = [f"{each.name}{what}" for each in _offered() for what in ("_link", "_health")]
         more = [each.home.column("token_expires_at") for each in _stored_here() if each.is_swept]
         scopes = [f"{each.name}_scopes" for each in _stored_here() if each.home.has("scope")]
         return ["user", *states, "gear_count", *more, *scopes]
@@ -330,7 +331,7 @@ class UsersIntegrationsAdmin(ReadOnlyAdmin):
         with services.acting_as("staff", request.user.pk):
             super().delete_queryset(request, queryset)
 
-    @method_decorator(transaction.non_atomic_requests)
+    @method_decorator(outside_transactions)
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         # Its actions ask providers.
         with services.short_waits():
@@ -549,7 +550,8 @@ def _columns(provider: Provider) -> dict[str, Any]:
         return _("The site’s") if home.is_linked(link) else ""
 
     found = {
-        "": (_("%(provider)s"), lambda link: home.status(link).label, ""),
+        # Under its name alone, a provider called Form would replace the admin's own `form`.
+        "_link": (_("%(provider)s"), lambda link: home.status(link).label, ""),
         "_health": (
             _("%(short)s health"),
             lambda link: _health(home.status(link), status.link_error(provider, link)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from django.db import connections, router
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
 from django.tasks.backends.dummy import DummyBackend
 from django.tasks.backends.immediate import ImmediateBackend
+from django.urls import NoReverseMatch, reverse
 
 from . import conf, providers, services
 from .exceptions import IntegrationsDatabaseError
@@ -28,9 +30,11 @@ def check_fernet_keys(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     keys = getattr(settings, "FERNET_KEYS", None) or []
     if not keys:
         message = "FERNET_KEYS is not set: tokens are encrypted with a key made from SECRET_KEY."
-        hint = "Set FERNET_KEYS to one random key, so that SECRET_KEY can be changed by itself."
-        if settings.DEBUG:
-            return []
+        # Also under DEBUG: what was stored there would be lost with the first key of production.
+        hint = (
+            "Set FERNET_KEYS to a list with one random key, so that SECRET_KEY can be changed by "
+            "itself. If secrets are stored already, put SECRET_KEY after it, which opens them."
+        )
         return [Error(message, hint=hint, id="integrations.E001")]
     if not settings.DEBUG and any(len(key) < 32 or len(set(key)) < 8 for key in keys):
         return [
@@ -181,14 +185,65 @@ def check_database(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+@register(Tags.urls)
+def check_urls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if not getattr(settings, "ROOT_URLCONF", None):  # a process that serves no pages
+        return []
+    try:
+        reverse("integrations:settings")
+    except NoReverseMatch:
+        return [
+            Error(
+                "The pages of “integrations” are not in the URLconf.",
+                hint=(
+                    'Add path("", include("integrations.urls")) to the urlpatterns of '
+                    f"{settings.ROOT_URLCONF}, not below a namespace of another."
+                ),
+                id="integrations.E009",
+            )
+        ]
+    return []
+
+
+@register
+def check_libraries(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """What is switched on and lacks its library. Everything else works without it."""
+    lacking = [
+        (
+            f"{each.label} is not offered",
+            each.library,
+            each.package or each.library,
+            "leave it out of INTEGRATIONS_PROVIDERS",
+        )
+        for each in providers.known().values()
+        if not each.is_installed()
+    ]
+    if conf.prometheus() and find_spec("prometheus_client") is None:
+        package = "django-athlete-integrations[prometheus]"
+        lacking.append(
+            ("Nothing is counted", "prometheus_client", package, "switch off PROMETHEUS")
+        )
+    return [
+        checks.Warning(
+            f"{what}: the library {library} is not installed.",
+            hint=f'Run `pip install "{package}"`, or {otherwise}.',
+            id="integrations.W004",
+        )
+        for what, library, package, otherwise in lacking
+    ]
+
+
 @register
 def check_task_backend(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """A password waits for a worker for less than a minute, if a worker or the clock is running."""
     backend = task_backends[DEFAULT_TASK_BACKEND_ALIAS]
     if isinstance(backend, ImmediateBackend):
-        words = "Tasks run in the web process, where signing in to Garmin takes up to a minute."
+        words = (
+            "Tasks run in the web process, as they do where TASKS is left out: syncing gear and "
+            "signing in to Garmin keep it busy for up to a minute."
+        )
     elif isinstance(backend, DummyBackend):
-        words = "Tasks are never run, so nobody can sign in to Garmin."
+        words = "Tasks are never run, so no gear is synced, and nobody can sign in to Garmin."
     else:
         return []
     return [

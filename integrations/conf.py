@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.urls import get_script_prefix
 
@@ -22,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "INTEGRATIONS_TRAIL_DAYS": 365,
     "INTEGRATIONS_SPOOL_DIR": "",
     "INTEGRATIONS_SANDBOX": False,
-    "INTEGRATIONS_SANDBOX_URL": "",
+    "INTEGRATIONS_SANDBOX_URL": "http://127.0.0.1:8001",  # where `manage.py sandbox` serves
     "PROMETHEUS": False,
 }
 
@@ -39,6 +40,16 @@ def provider_paths() -> tuple[str, ...]:
 def of_provider(name: str, what: str, default: Any = "") -> Any:
     """A setting of one provider: `of_provider("wahoo", "CLIENT_ID")` is WAHOO_CLIENT_ID."""
     return getattr(settings, f"{name.upper()}_{what}", default)
+
+
+def require_valid(name: str) -> None:
+    """Raises ImproperlyConfigured for a setting of a provider's that is a refusal: a project that
+    reads the environment cannot know yet whether a variable is meant for this app."""
+    for each in dir(settings):
+        if each.startswith(f"{name.upper()}_"):
+            value = getattr(settings, each)
+            if isinstance(value, ImproperlyConfigured):
+                raise value
 
 
 def scopes_of(name: str, default: Any) -> list[str]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, ClassVar, NamedTuple
 
 from . import exceptions
@@ -119,6 +120,10 @@ class Provider:
     words: ClassVar[Mapping[str, Any]] = {}
     reasons: ClassVar[Mapping[str, Any]] = {}
 
+    # A library that it cannot do without and that a site may lack, and what pip installs it by.
+    library: ClassVar[str] = ""
+    package: ClassVar[str] = ""
+
     # What is loaded with its row, by `select_related`.
     related: ClassVar[tuple[str, ...]] = ()
     # The paths of a function that ends attempts to link which will not end by themselves, of the
@@ -138,9 +143,13 @@ class Provider:
         """Whether it can be told that a link has ended."""
         return True
 
+    def is_installed(self) -> bool:
+        """Whether its library is there, which is not imported for that."""
+        return not self.library or find_spec(self.library) is not None
+
     def is_shown(self) -> bool:
         """Whether athletes can link it on this site."""
-        return True
+        return self.is_installed()
 
     def guard(self, row: Any) -> str:
         """The secret that a refresh spends and replaces."""

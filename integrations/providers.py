@@ -20,16 +20,31 @@ _NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 _NEEDED = {"own_apps": "client_id", "has_gear": "sync_gear"}
 
 
+def _made(path: str) -> Provider:
+    try:
+        found = import_string(path)
+    except ImportError as exc:
+        raise ImproperlyConfigured(
+            f"INTEGRATIONS_PROVIDERS names {path}, which cannot be imported: {exc}"
+        ) from exc
+    if not (isinstance(found, type) and issubclass(found, Provider) and hasattr(found, "name")):
+        raise ImproperlyConfigured(
+            f"INTEGRATIONS_PROVIDERS names {path}, which is no provider with a name."
+        )
+    return found()
+
+
 @lru_cache(maxsize=8)
 def _load(paths: tuple[str, ...]) -> dict[str, Provider]:
     loaded: dict[str, Provider] = {}
     for path in paths:
-        provider = import_string(path)()
+        provider = _made(path)
         if not _NAME.fullmatch(provider.name):
             raise ImproperlyConfigured(
                 f"{path} is named {provider.name!r}: use up to 16 small letters and digits, a "
                 "letter first."
             )
+        conf.require_valid(provider.name)
         for said, column in _NEEDED.items():
             if getattr(provider, said, False) and not provider.home.has(column):
                 raise ImproperlyConfigured(

@@ -92,7 +92,7 @@ def end_links_on_delete(
         if provider.home.model is sender
         and all(getattr(instance, key) == value for key, value in provider.home.where.items())
     ]
-    if not stored_there:
+    if not stored_there and sender is not UsersIntegrations:
         return
     for provider in stored_there:
         # First, in the same order as a sign-in that ends, or the two could deadlock.
@@ -108,7 +108,9 @@ def end_links_on_delete(
     for provider in stored_there:
         _end_link(provider, row, using, keeps_trail)
     if sender is UsersIntegrations and keeps_trail:
+        # With this row the others go, and what came of providers that the site has no more.
         Link.objects.using(using).filter(user_id=row.user_id).delete()
+        Gear.objects.using(using).filter(user_id=row.user_id).delete()
 
 
 def _end_link(provider: Provider, row: Any, using: str, keeps_trail: bool) -> None:
@@ -124,5 +126,5 @@ def _end_link(provider: Provider, row: Any, using: str, keeps_trail: bool) -> No
         trail.note(row.user_id, provider.name, LinkEvent.Event.UNLINKED, "deleted")
 
 
-for model in {provider.home.model for provider in providers.known().values()}:
+for model in {UsersIntegrations, *(each.home.model for each in providers.known().values())}:
     pre_delete.connect(end_links_on_delete, sender=model)

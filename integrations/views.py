@@ -94,14 +94,14 @@ def settings_page(request: AthleteRequest) -> HttpResponse:
     for event in events:
         event.reason = event_reason(event)  # type: ignore[attr-defined]
         event.label = providers.label(event.provider)  # type: ignore[attr-defined]
-    context: dict[str, Any] = {
+    context: dict[str, Any] = {card["provider"]: card for card in cards}
+    context |= {  # last: a provider may be called Events
         "alert": alert,
         "events": events,
         "cards": cards,
         "messages": shown,
         "reloads": polls and not is_waiting,
     }
-    context |= {card["provider"]: card for card in cards}
     response = render(request, "integrations/settings.html", context)
     forget_failure(request, response)
     if news or failure:

@@ -18,7 +18,7 @@ from django.contrib import messages
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import redirect_to_login
-from django.db import transaction
+from django.db import connections, transaction
 from django.forms import Form
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
@@ -99,6 +99,14 @@ def at_most(
     return decorator
 
 
+def outside_transactions(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a view that asks providers out of ATOMIC_REQUESTS, on every database: a router may have
+    this app's tables on another than the default one."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
 def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Wrap a page of an athlete: signed in, never cached, and outside ATOMIC_REQUESTS, because
     providers are asked. A program that is not signed in gets a 401 instead of a redirect.
@@ -118,7 +126,7 @@ def athlete_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
         with services.short_waits(), services.acting_as("athlete", request.user.pk):
             return for_people(request, *args, **kwargs)
 
-    return never_cache(transaction.non_atomic_requests(wrapper))
+    return never_cache(outside_transactions(wrapper))
 
 
 def errors_as_json(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:

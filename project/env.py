@@ -155,17 +155,28 @@ class Environment:
             ) from None
 
     def of_providers(self) -> dict[str, Any]:
-        """What is set of providers' own apps, by NAME_CLIENT_ID and the like."""
+        """What is set of providers' own apps, by NAME_CLIENT_ID and the like.
+
+        In place of an invalid value stands its refusal. Other programs have such variables, too,
+        and which names are providers' is known only once they are loaded: `integrations.providers`
+        raises the refusals of those that are.
+        """
         found: dict[str, Any] = {}
         for name in {each.removesuffix("_FILE") for each in self.values}:
-            if _OF_PROVIDER.fullmatch(name) and self.text(name):
-                if name.endswith("_URL"):
-                    found[name] = self.address(name, ("http", "https"))
-                elif name.endswith("_SCOPES"):
-                    found[name] = self.items(name, spaces=True)
-                else:
-                    found[name] = self.text(name)
+            if _OF_PROVIDER.fullmatch(name):
+                try:
+                    if value := self._of_provider(name):
+                        found[name] = value
+                except ImproperlyConfigured as exc:
+                    found[name] = exc
         return found
+
+    def _of_provider(self, name: str) -> Any:
+        if name.endswith("_URL"):
+            return self.address(name, ("http", "https"))
+        if name.endswith("_SCOPES"):
+            return self.items(name, spaces=True)
+        return self.text(name)
 
     def database(self, name: str, default: str) -> dict[str, Any]:
         example = "postgres://user:password@host/name"

@@ -36,7 +36,7 @@ def _strong(name: str, value: str) -> str:
 
 
 SECRET_KEY = env.text("SECRET_KEY", "django-insecure-development-only" if DEBUG else "")
-FERNET_KEYS = env.items("FERNET_KEYS")
+FERNET_KEYS = env.items("FERNET_KEYS") or ([SECRET_KEY] if DEBUG else [])
 if not DEBUG:
     for name, keys in (("SECRET_KEY", [SECRET_KEY]), ("FERNET_KEYS", FERNET_KEYS)):
         if not any(keys):

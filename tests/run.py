@@ -38,7 +38,8 @@ def main() -> int:
         return 0
     python("coverage", "erase")
     # Two of them may run at a time for the same reason; whoever has no more takes from the other.
-    rest = ("--ignore=tests/browser", "--numprocesses=2", "--dist=worksteal")
+    others = ("--ignore=tests/browser", "--ignore=tests/wheel")  # `make dist` has the wheel
+    rest = (*others, "--numprocesses=2", "--dist=worksteal")
     sqlite, postgresql = databases["SQLite"], databases.get("PostgreSQL")
     firefox = Run("Firefox", sqlite, ("tests/browser", "-k", "firefox"))
     chromium = Run("Chromium", postgresql or sqlite, ("tests/browser", "-k", "not firefox"))

@@ -536,9 +536,7 @@ def test_cookies_are_named_so_that_no_other_host_can_set_them(site):
         assert not hasattr(site(**plain), "SESSION_COOKIE_NAME")  # Django's
 
 
-@pytest.mark.parametrize(
-    "name", ["DATABASE_URL", "CACHE_URL", "CELERY_BROKER_URL", "STRAVA_OAUTH_URL", "STRAVA_API_URL"]
-)
+@pytest.mark.parametrize("name", ["DATABASE_URL", "CACHE_URL", "CELERY_BROKER_URL"])
 def test_an_address_that_would_be_misread_stops_the_site(site, name):
     scheme = {"DATABASE_URL": "postgres", "CACHE_URL": "redis", "CELERY_BROKER_URL": "amqp"}
     given = {"TASKS_BACKEND": "celery", "CELERY_BROKER_URL": "amqp://127.0.0.1:9//"}
@@ -546,6 +544,47 @@ def test_an_address_that_would_be_misread_stops_the_site(site, name):
     with pytest.raises(ImproperlyConfigured, match=f"^{name} .*percent-encoded") as caught:
         site(**given)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["STRAVA_OAUTH_URL", "POLAR_API_URL", "WAHOO_CLIENT_SECRET_FILE"])
+def test_a_malformed_variable_of_a_provider_stops_the_site_in_one_line(name):
+    value = f"/nowhere/{SECRET}" if name.endswith("_FILE") else f"https://u:12/{SECRET}@127.0.0.1/n"
+    code, out, err = manage("check", **{**PRODUCTION, name: value})
+    assert code == 1
+    assert re.fullmatch(rf"Configuration error: {name} must .*\n", err)
+    assert SECRET not in out + err
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "strava",
+        "integrations.polar.Polar",
+        "integrations.polar.provider.Poler",
+        "integrations.polar.provider.PolarClient",
+        "integrations.oauth.provider.OAuthProvider",
+        "integrations.oauth.provider.split_scope",
+    ],
+)
+def test_a_path_that_leads_to_no_provider_stops_the_site_in_one_line(path):
+    code, _out, err = manage("check", **{**PRODUCTION, "INTEGRATIONS_PROVIDERS": path})
+    assert code == 1
+    assert re.fullmatch(
+        rf"Configuration error: INTEGRATIONS_PROVIDERS names {re.escape(path)}, which .*\n", err
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DOCKER_API_URL", "unix:///var/run/docker.sock"),
+        ("KEYCLOAK_TOKEN_URL", "/realms/a/token"),
+        ("AZURE_CLIENT_SECRET_FILE", "/nowhere"),
+    ],
+)
+def test_a_variable_of_another_program_stops_nothing(name, value):
+    code, _out, err = manage("check", **{**PRODUCTION, name: value})
+    assert code == 0, err
 
 
 def test_the_operator_reads_one_line():

@@ -133,7 +133,7 @@ def test_checks_are_silent_where_all_is_well(db, settings, with_workers):
     ("changes", "ids"),
     [
         ({"FERNET_KEYS": [], "DEBUG": False}, ["integrations.E001"]),
-        ({"FERNET_KEYS": [], "DEBUG": True}, []),
+        ({"FERNET_KEYS": [], "DEBUG": True}, ["integrations.E001"]),
         ({"FERNET_KEYS": ["weak"], "DEBUG": False}, ["integrations.E002"]),
         ({"STRAVA_API_URL": "http://strava.example"}, ["integrations.E003"]),
         ({"STRAVA_OAUTH_URL": "http://strava.example"}, ["integrations.E003"]),
@@ -141,6 +141,8 @@ def test_checks_are_silent_where_all_is_well(db, settings, with_workers):
         ({"STRAVA_CLIENT_ID": "1", "STRAVA_CLIENT_SECRET": ""}, ["integrations.W001"]),
         ({"USE_TZ": False}, ["integrations.E006"]),
         ({"INTEGRATIONS_SPOOL_DIR": __file__}, ["integrations.W003"]),
+        ({"ROOT_URLCONF": "django.contrib.auth.urls"}, ["integrations.E009"]),
+        ({"ROOT_URLCONF": ""}, []),
         *(
             ({"TASKS": {"default": {"BACKEND": f"{backend}Backend"}}}, ["integrations.W002"])
             for backend in (
@@ -158,6 +160,11 @@ def test_checks_are_silent_where_all_is_well(db, settings, with_workers):
 )
 def test_checks_tell_the_operator(db, settings, with_workers, changes, ids):
     assert messages_of(settings, **changes) == ids
+
+
+def test_a_site_that_leaves_tasks_out_is_told(db, settings):
+    del settings.TASKS
+    assert messages_of(settings) == ["integrations.W002"]
 
 
 @pytest.mark.parametrize("vendor", ["mysql", "oracle", "somethingelse"])

@@ -9,6 +9,8 @@ from django.utils.translation import ngettext
 
 from .base import IntegrationsError
 
+A_DAY = 24 * 60 * 60  # seconds
+
 
 class ProviderError(IntegrationsError):
     """A provider refused, failed or could not be reached.
@@ -29,7 +31,8 @@ class ProviderError(IntegrationsError):
     ) -> None:
         super().__init__(user_message)
         self.provider_status = provider_status
-        self.retry_after = retry_after
+        # No limit lasts for longer, and no clock could add what some providers may send.
+        self.retry_after = None if retry_after is None else min(max(retry_after, 0), A_DAY)
 
 
 class ProviderUnavailable(ProviderError):

@@ -83,8 +83,15 @@ def token_expiry(tokens: dict[str, Any] | None, now: datetime) -> datetime | Non
 
 
 def library() -> ModuleType:
-    import garminconnect
+    """The garminconnect library. Raises GarminConnectUnavailable if the site lacks it.
 
+    That is no ImproperlyConfigured: a worker without the extra must end no link, and no sweep over
+    the links of other providers.
+    """
+    try:
+        import garminconnect
+    except ImportError as exc:
+        raise GarminConnectUnavailable from exc
     # The library prefers a session from this variable to a password, and would link every athlete
     # to its owner.
     os.environ.pop("GARMINTOKENS", None)

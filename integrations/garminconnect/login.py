@@ -83,8 +83,11 @@ def begin_login(user_id: int, email: str, password: str, is_cn: bool = False) ->
     An existing link goes on working until the sign-in has succeeded.
 
     Raises LoginInProgress if one is running, TooManyAttempts after five within an hour, by user or
-    by e-mail (wait `retry_after` seconds), SignInUnfinished after ten that Garmin did not finish.
+    by e-mail (wait `retry_after` seconds), SignInUnfinished after ten that Garmin did not finish,
+    GarminConnectUnavailable if the site lacks the library: then no password is stored.
     """
+    if not providers.get("garminconnect").is_installed():
+        raise GarminConnectUnavailable
     _rows.ensure_row(GARMINCONNECT, user_id)
     settle_dead_logins()
     if GarminConnectLogin.objects.filter(user_id=user_id).exclude(step=Step.MFA_REQUIRED).exists():

@@ -35,6 +35,8 @@ class GarminConnect(Provider):
     name = "garminconnect"
     label = "Garmin Connect"
     called = "Garmin"
+    library = "garminconnect"
+    package = "django-athlete-integrations[garmin]"
     home = GARMINCONNECT
     not_linked = GarminConnectNotLinked
     relink_required = GarminConnectRelinkRequired

@@ -60,7 +60,7 @@ class OAuthProvider(Provider):
         return has_own_way or bool(self.endpoints().revoke_url)
 
     def is_shown(self) -> bool:
-        return self.own_apps or self.has_site_app()
+        return super().is_shown() and (self.own_apps or self.has_site_app())
 
     # --- The app --------------------------------------------------------------------------------
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, cast
 
 from .. import providers
-from ..exceptions import UnknownProvider
+from ..exceptions import InvalidProviderReply, UnknownProvider
 from ..links import Provider
 from ..oauth.provider import OAuthProvider
 from ._rows import database_errors
+
+logger = logging.getLogger("integrations.links")
 
 
 def of_provider[**P, R](
@@ -35,3 +39,23 @@ def oauth(provider: Provider) -> OAuthProvider:
     if not isinstance(provider, OAuthProvider):
         raise UnknownProvider
     return provider
+
+
+@contextmanager
+def reading(provider: Provider) -> Iterator[None]:
+    """Raise InvalidProviderReply for what a provider's own code stumbles over.
+
+    A host project's may take an answer for what its documentation says: a KeyError would leave a
+    grant that nobody revokes, or a link that each sweep asks for again at once.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
+        at = exc.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        where = "" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
+        event = {"event": f"{provider.name}.reply_unusable"}
+        # Neither its words nor itself as the cause: they may carry what was answered.
+        logger.error("%s: %s at %s", provider.name, type(exc).__name__, where, extra=event)
+        raise InvalidProviderReply from None

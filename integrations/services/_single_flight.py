@@ -38,7 +38,8 @@ from ..clock import later, over
 from ..links import Provider, Refreshed
 from ..metrics import count_failure, counts_refreshes
 from ..signals import relink_required
-from . import _compiled, _limits, _rows, _spool, trail
+from . import _compiled, _limits, _rows, _spool, links, trail
+from ._providers import reading
 from ._spool import DATABASE_AWAY, Answer
 from .trail import Actor, Event
 
@@ -254,7 +255,8 @@ class TokenKeeper:
         """
         settled = False
         try:
-            refreshed = self.provider.refresh(row)
+            with reading(self.provider):
+                refreshed = self.provider.refresh(row)
             settled = True  # from here on the row is written, or is no longer ours to write
             answer = Answer(
                 self.provider.name, row, lease.id, self.home.columns(**refreshed.values)
@@ -387,8 +389,11 @@ class TokenKeeper:
             replaced = self.home.sealed(current, guard)  # re-encrypted with another key
 
     def _discard(self, row: Any, columns: dict[str, Any]) -> None:
+        if links.stands_elsewhere(self.provider, row):
+            return
         try:
-            self.provider.revoke_refreshed(row, columns)
+            with reading(self.provider):
+                self.provider.revoke_refreshed(row, columns)
         except exceptions.IntegrationsError as exc:  # the app is another by now, for example
             count_failure(self.provider.name, "revoke", exc.code)
 
@@ -398,7 +403,8 @@ class TokenKeeper:
         If it fails, this is noted as the link's error, so that the next refresh can make up for it.
         """
         try:
-            self.provider.used(row, refreshed.token)
+            with reading(self.provider):
+                self.provider.used(row, refreshed.token)
         except exceptions.IntegrationsError as exc:
             count_failure(self.provider.name, "use", exc.code)
             ours = self.home.q(refreshed_at=refreshed.values["refreshed_at"])

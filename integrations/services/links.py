@@ -18,7 +18,7 @@ from ..models import Gear, LinkStatus
 from ..signals import account_linked, account_unlinked
 from . import _rows, trail
 from ._compiled import update_where
-from ._providers import of_provider
+from ._providers import of_provider, reading
 from .trail import Event
 
 logger = logging.getLogger("integrations.links")
@@ -168,9 +168,12 @@ def disconnect(user_id: Any, provider: Provider) -> bool:
 
 def revoke_row(provider: Provider, row: Any) -> bool:
     """Revoke a row's grant at its provider, as the app that it was given to; returns whether the
-    provider confirmed."""
+    provider confirmed, or another link has the grant by now."""
+    if stands_elsewhere(provider, row):
+        return True
     try:
-        provider.revoke(row)
+        with reading(provider):
+            provider.revoke(row)
     except exceptions.IntegrationsError as exc:
         # An access token may be refused for its age alone, unless it is all there is.
         home = provider.home
@@ -182,3 +185,18 @@ def revoke_row(provider: Provider, row: Any) -> bool:
         logger.warning("%s link not revoked: %s", provider.label, exc.code, extra=event)
         return False
     return True
+
+
+def stands_elsewhere(provider: Provider, row: Any) -> bool:
+    """Whether the grant of a row is that of another link by now: revoking one ends both.
+
+    A revocation may come late, after a deletion was committed, or with an answer that waited in a
+    file. Meanwhile the person may have connected the same account again, as another user.
+    """
+    home = provider.home
+    if not home.has("account_id") or home.get(row, "account_id") is None:
+        return False
+    others = home.rows().filter(
+        home.conditions[LinkStatus.LINKED], home.q(account_id=home.get(row, "account_id"))
+    )
+    return any(not provider.is_another_grant(row, each) for each in others.exclude(pk=row.pk))

@@ -22,7 +22,7 @@ from ..models import LinkStatus
 from ..oauth.client import OAuthClient, Tokens
 from ..oauth.provider import OAuthProvider, split_scope
 from . import _limits, _rows, links
-from ._providers import oauth, of_provider
+from ._providers import oauth, of_provider, reading
 from ._rows import AUTHORIZATION_LIFETIME, database_errors
 
 # As providers give them, and as the page's form takes them.
@@ -174,7 +174,8 @@ def _exchange(
     granted = _granted(provider, tokens, scope)
     account: Account | None = None
     try:
-        account = provider.identify(client, tokens)
+        with reading(provider):
+            account = provider.identify(client, tokens)
         if account is not None:
             # An empty id would be everybody's, and databases take neither a NUL nor half a
             # surrogate pair.
@@ -184,7 +185,8 @@ def _exchange(
             if same.exclude(user_id=user_id).exists():
                 raise exceptions.AthleteAlreadyLinked
             account = account._replace(name=clean_text(account.name))
-            account = provider.register(client, tokens, account, user_id)
+            with reading(provider):
+                account = provider.register(client, tokens, account, user_id)
         replaced = links.write_link(
             provider,
             user_id,
@@ -205,7 +207,8 @@ def _exchange(
         # Unless that would end a link that stands: with the same app, one account has one grant.
         if not _shares_grant(provider, client, account):
             try:
-                provider.revoke_tokens(client, tokens, account, row.read_at)
+                with reading(provider):
+                    provider.revoke_tokens(client, tokens, account, row.read_at)
             except exceptions.IntegrationsError as exc:
                 count_failure(provider.name, "revoke", exc.code)
         raise

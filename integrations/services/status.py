@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any, NamedTuple
 
-from django.db.models import Exists, Value
+from django.db.models import Exists, Q, Value
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -82,9 +84,8 @@ def _rows_of(model: Any, of_model: list[Provider], user_id: Any) -> list[Any]:
     rows = dated(model.objects).filter(user_id=user_id)
     rows = rows.select_related(*related) if related else rows
     unsettled = [each for each in of_model if each.unsettled() is not None]
-    some: Any = Value(False)
-    for provider in unsettled:
-        some = Exists(provider.unsettled())
+    over = [Q(Exists(provider.unsettled())) for provider in unsettled]
+    some: Any = reduce(or_, over) if over else Value(False)
     links = Exists(Link.objects.filter(user_id=user_id))
     rows = rows.annotate(has_links=links if model is UsersIntegrations else Value(False))
     found = list(rows.annotate(some_are_over=some))

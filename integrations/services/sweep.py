@@ -42,6 +42,8 @@ logger = logging.getLogger("integrations.links")
 CLAIM_LASTS = 5
 # Seconds for which a thread's connection that has stored an answer is trusted to store the next.
 TRUSTED_FOR = 1
+# Seconds that each provider gets, even if requests to those before it took all of the time.
+LEAST = 1
 
 
 @dataclass
@@ -73,7 +75,8 @@ def sweep_tokens(
 ) -> SweepCounts:
     """Refresh the tokens that expire within the given seconds, with the given number of threads.
 
-    Those of the providers with these `names`, or of all, one provider after another.
+    Those of the providers with these `names`, or of all, one provider after another, each with a
+    fair share of the time: one that is silent must not use up that of the others.
 
     One row's failure stops no other, but the first failure to reach the database stops them all. A
     rate limit stops only the work of its own app, until its window ends. `progress` is called after
@@ -86,12 +89,14 @@ def sweep_tokens(
     time_is_up_at = time.monotonic() + lasts
     with ending.holding():
         sweeps = [
-            _Sweep(provider, timedelta(seconds=within), workers, time_is_up_at)
+            _Sweep(provider, timedelta(seconds=within), workers)
             for provider in swept
             if provider.is_swept
         ]
-        for sweep in sweeps:
-            sweep.run(lambda: progress(_sum(sweeps)))
+        for number, sweep in enumerate(sweeps):
+            left = time_is_up_at - time.monotonic()
+            share = max(left / (len(sweeps) - number), min(lasts, LEAST))
+            sweep.run(lambda: progress(_sum(sweeps)), time.monotonic() + share)
         return _sum(sweeps)
 
 
@@ -111,9 +116,7 @@ class Claim(NamedTuple):
 
 
 class _Sweep:
-    def __init__(
-        self, provider: Provider, within: timedelta, workers: int, time_is_up_at: float
-    ) -> None:
+    def __init__(self, provider: Provider, within: timedelta, workers: int) -> None:
         self.provider, self.home = provider, provider.home
         self.keeper = keeper_of(provider)
         self.keeper.take_up()
@@ -121,7 +124,6 @@ class _Sweep:
         self.started: datetime | None = None  # by the database's clock; claimed() sets it
         self.within = within
         self.workers = workers
-        self.time_is_up_at = time_is_up_at
         self.lock = threading.Lock()
         self.database_errors: list[Exception] = []
         self.database_is_away = False
@@ -130,8 +132,8 @@ class _Sweep:
         # Whether the provider has limited the site's app; an athlete's own has a limit of its own.
         self.site_limited = _limits.site_limited_for(provider) > 0
 
-    def run(self, progress: Callable[[], object]) -> None:
-        self.progress = progress
+    def run(self, progress: Callable[[], object], time_is_up_at: float) -> None:
+        self.progress, self.time_is_up_at = progress, time_is_up_at
         run_parallel(self.claimed(), self.refresh, self.workers)
         counts = self.counts
         if self.database_errors and counts.refreshed + counts.failed == len(self.database_errors):

@@ -10,7 +10,6 @@ import logging
 from contextlib import suppress
 
 from django.contrib.auth.decorators import login_not_required
-from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -18,6 +17,7 @@ from django.views.decorators.http import require_http_methods
 
 from .. import services, tasks
 from ..exceptions import IntegrationsError, TaskQueueUnavailable
+from ..web import outside_transactions
 from . import push
 from .tasks import confirm_strava_revocation
 
@@ -29,7 +29,7 @@ MAX_EVENT = 16 * 1024  # bytes; a real one has a few hundred
 @never_cache
 @login_not_required
 @csrf_exempt
-@transaction.non_atomic_requests
+@outside_transactions
 @require_http_methods(["GET", "POST"])
 def webhook(request: HttpRequest, secret: str = "") -> HttpResponse:
     try:

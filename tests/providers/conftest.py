@@ -49,14 +49,14 @@ def ownclub(running_club: Any, settings: Any) -> Iterator[own_provider.Club]:
         setattr(settings, f"OWNCLUB_{what.upper()}_URL", f"{running_club.url}/oauth/{what}")
     settings.OWNCLUB_CLIENT_ID = own_provider.CLIENT_ID
     settings.OWNCLUB_CLIENT_SECRET = own_provider.CLIENT_SECRET
-    _start_anew()
+    start_anew()
     running_club.reset()
     yield running_club.club
     settings.INTEGRATIONS_PROVIDERS = before
-    _start_anew()
+    start_anew()
 
 
-def _start_anew() -> None:
+def start_anew() -> None:
     """Read the registry where that is done once for a process, when it starts."""
     import integrations.admin
     import integrations.urls

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from django.db import transaction
 from django.urls import reverse
+from django.utils import timezone
 
 from integrations import services
 from integrations.exceptions import InvalidState, NotLinked
-from integrations.models import Link, LinkEvent, LinkStatus, UsersIntegrations
+from integrations.models import Gear, Link, LinkEvent, LinkStatus, UsersIntegrations
+from integrations.services import links
 
 from ..conftest import messages_of
 from .kit import CALLBACK, JSON, query_of
@@ -187,6 +189,41 @@ def test_deleting_the_row_does_what_a_disconnect_does(kit, alice, heard, which):
     assert heard == [("account_unlinked", alice.pk, kit.name)]
     event = LinkEvent.objects.get(event="unlinked")
     assert (event.provider, event.code, event.actor) == (kit.name, "deleted", "staff")
+
+
+@transactional
+def test_deleting_the_user_ends_no_link_that_another_has_made_meanwhile(
+    kit, alice, bob, monkeypatch
+):
+    """A provider is told only after the commit."""
+    kit.link(alice)
+    revoke_row = links.revoke_row
+
+    def later(*args):
+        kit.link(bob)
+        return revoke_row(*args)
+
+    monkeypatch.setattr(links, "revoke_row", later)
+    alice.delete()
+
+    assert kit.stand_in.revocations == 0
+    assert kit.stand_in.is_alive(kit.ask(bob))
+
+
+def test_staff_who_delete_a_users_row_delete_the_links_with_it_wherever_they_are(
+    polar, alice, settings
+):
+    """Also where no provider of the site keeps its links in that row."""
+    settings.INTEGRATIONS_PROVIDERS = ["integrations.polar.provider.Polar"]
+    services.create_user_integrations(alice.pk)
+    for name in ("polar", "gone"):
+        Link.objects.create(user=alice, provider=name, token="t", account_id="1")
+    Gear.objects.create(user=alice, provider="strava", first_seen_at=timezone.now())
+
+    UsersIntegrations.objects.filter(user=alice).delete()
+
+    assert not Link.objects.exists()
+    assert not Gear.objects.exists()
 
 
 @transactional

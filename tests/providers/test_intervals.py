@@ -50,7 +50,7 @@ def test_what_was_ticked_is_what_was_granted(kit, alice, alice_client, settings)
     kit.come_back(alice_client, kit.consent(kit.begin(alice_client), scopes=["WELLNESS:READ"]))
     assert kit.get(alice, "scope") == "WELLNESS:READ"
     page = alice_client.get("/settings/integrations/")
-    assert [each.label for each in page.context["intervals"]["missing"]] == ["ACTIVITY:READ"]
+    assert [each.label for each in page.context["intervals"]["missing"]] == ["See your activities"]
 
 
 @pytest.mark.parametrize("scopes", ["ACTIVITY:READ", "ACTIVITY:READ,SETTINGS:READ"])

@@ -12,8 +12,11 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from integrations import services
+from integrations.clock import dated
 from integrations.exceptions import InvalidProviderReply, NotLinked, ProviderUnavailable
 from integrations.models import LinkStatus
+from integrations.services import _spool
+from integrations.services.tokens import keeper_of
 
 pytestmark = pytest.mark.django_db
 
@@ -132,6 +135,26 @@ def test_a_disconnect_meanwhile_wins_and_the_new_pair_is_revoked(renewing, alice
     assert renewing.status(alice) == LinkStatus.NOT_LINKED
     assert renewing.get(alice, "token") is None
     assert renewing.stand_in.counts()["refresh_tokens"] == 0
+
+
+def test_an_answer_from_a_file_ends_no_link_that_stands(kit, alice, bob):
+    """The grant outlived its link, because the provider could not be told; and then its athlete
+    connected as another user."""
+    kit.link(alice)
+    if kit.renews:
+        kit.lapse(alice)
+    row = dated(kit.home.of(alice.pk)).get()
+    values = kit.provider.refresh(row).values
+    _spool.write(_spool.Answer(kit.name, row, uuid.uuid4(), kit.home.columns(**values)))
+    kit.stand_in.fail("*", "500")
+    assert not services.disconnect(alice.pk, kit.name)
+    kit.stand_in.recover()
+    kit.link(bob)
+
+    keeper_of(kit.provider).take_up()
+
+    assert _spool.is_empty()
+    assert kit.stand_in.is_alive(kit.ask(bob))
 
 
 def test_a_reconnect_meanwhile_wins_and_keeps_its_grant(renewing, alice, meanwhile):

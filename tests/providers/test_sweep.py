@@ -16,7 +16,11 @@ from django.utils import timezone
 from integrations import services
 from integrations.exceptions import UnknownProvider
 from integrations.models import LinkStatus
+from integrations.sandbox import strava as strava_sandbox
+from integrations.sandbox import wahoo as wahoo_sandbox
 from integrations.services.sweep import sweep_tokens
+
+from .kit import Kit
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NOTHING = {"due": 0, "refreshed": 0, "failed": 0, "skipped": 0}
@@ -126,6 +130,23 @@ def test_a_limit_stops_this_provider_and_no_other(renewing, athletes, strava, wa
     with pytest.raises(CommandError, match="Nothing could be attempted"):
         refresh(renewing.name)
     assert renewing.stand_in.refreshes == 1
+
+
+def test_a_provider_that_is_silent_leaves_the_others_their_time(
+    athletes, strava, wahoo, settings, http
+):
+    """Strava comes first, and its links would keep a sweep busy for longer than it lasts."""
+    first = Kit("strava", strava, strava_sandbox, http, settings)
+    second = Kit("wahoo", wahoo, wahoo_sandbox, http, settings)
+    athletes(first, 6)
+    athletes(second, 2)
+    strava.fail("token", "delay", seconds=0.5)
+
+    counts = sweep_tokens(workers=1, lasts=1)
+
+    assert not counts.is_over
+    assert 0 < strava.refreshes < 6
+    assert wahoo.refreshes > 0
 
 
 def test_without_the_sites_app_nothing_is_attempted_and_nothing_ends(renewing, athletes):
