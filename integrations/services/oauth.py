@@ -175,16 +175,16 @@ def _exchange(
     account: Account | None = None
     try:
         with reading(provider):
-            account = provider.identify(client, tokens)
-        if account is not None:
+            said = provider.identify(client, tokens)
+        if said is not None:
             # An empty id would be everybody's, and databases take neither a NUL nor half a
             # surrogate pair.
-            if not (account.id.isprintable() and 0 < len(account.id) <= 255):
+            if not (said.id.isprintable() and 0 < len(said.id) <= 255):
                 raise exceptions.InvalidProviderReply
+            account = said._replace(name=clean_text(said.name))
             same = home.rows().filter(home.q(account_id=account.id))
             if same.exclude(user_id=user_id).exists():
                 raise exceptions.AthleteAlreadyLinked
-            account = account._replace(name=clean_text(account.name))
             with reading(provider):
                 account = provider.register(client, tokens, account, user_id)
         replaced = links.write_link(
