@@ -10,16 +10,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar, NamedTuple
 
-from .exceptions import (
-    IntegrationsError,
-    InvalidGrant,
-    InvalidProviderReply,
-    InvalidRefreshToken,
-    NotLinked,
-    ProviderError,
-    ProviderUnavailable,
-    RelinkRequired,
-)
+from . import exceptions
 from .gear import GearItem, GearList, clean_text
 from .models import Home, Link, LinkStatus
 
@@ -41,7 +32,7 @@ class Account(NamedTuple):
         """
         text = str(id)
         if isinstance(id, bool) or not isinstance(id, str | int) or not 0 < len(text) <= 255:
-            raise InvalidProviderReply
+            raise exceptions.InvalidProviderReply
         return cls(text, clean_text(" ".join(each for each in names if isinstance(each, str))))
 
 
@@ -95,12 +86,12 @@ class Provider:
     # What sentences about it call it, if not by its label.
     called: ClassVar[str] = ""
 
-    not_linked: ClassVar[type[IntegrationsError]] = NotLinked
-    relink_required: ClassVar[type[RelinkRequired]] = RelinkRequired
+    not_linked: ClassVar[type[exceptions.IntegrationsError]] = exceptions.NotLinked
+    relink_required: ClassVar[type[exceptions.RelinkRequired]] = exceptions.RelinkRequired
     # The only answer that ends a link, and the provider's branch of the tree of errors.
-    dead: ClassVar[type[InvalidGrant]] = InvalidRefreshToken
-    errors: ClassVar[type[ProviderError]] = ProviderError
-    unavailable: ClassVar[type[ProviderError]] = ProviderUnavailable
+    dead: ClassVar[type[exceptions.InvalidGrant]] = exceptions.InvalidRefreshToken
+    errors: ClassVar[type[exceptions.ProviderError]] = exceptions.ProviderError
+    unavailable: ClassVar[type[exceptions.ProviderError]] = exceptions.ProviderUnavailable
 
     # Seconds. Longer than a refresh with its timeouts, and short enough that a killed refresher
     # blocks others for less than a minute.
@@ -145,7 +136,7 @@ class Provider:
     @cached_property
     def home(self) -> Home:
         """Where its links are stored."""
-        return Home(Link, provider=self.name)
+        return Home(Link, where={"provider": self.name})
 
     @property
     def revokes(self) -> bool:
@@ -236,6 +227,6 @@ class Provider:
         """Put the provider's name into the words of errors that are raised within the block."""
         try:
             yield
-        except IntegrationsError as exc:
+        except exceptions.IntegrationsError as exc:
             exc.provider = exc.provider or self.short_label
             raise

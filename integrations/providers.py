@@ -65,10 +65,9 @@ def known() -> dict[str, Provider]:
 
 def get(name: str) -> Provider:
     """Raises UnknownProvider."""
-    try:
-        return known()[name]
-    except KeyError:
-        raise UnknownProvider from None
+    if name not in known():
+        raise UnknownProvider
+    return known()[name]
 
 
 def with_gear() -> list[Provider]:

@@ -16,6 +16,7 @@ from django.utils import timezone
 from integrations import exceptions, services
 from integrations.exceptions import IntegrationsError, InvalidState
 from integrations.models import LinkStatus, UsersIntegrations
+from integrations.models.integrations import STRAVA
 from integrations.sandbox.strava import (
     ALICE,
     BJORN,
@@ -93,7 +94,7 @@ def test_code_is_exchanged_and_state_is_spent(alice, alice_client, strava, state
     assert row.strava_status == LinkStatus.LINKED
     assert strava.is_alive(row.strava_token)
     assert row.strava_athlete_id == ALICE
-    assert row.strava_scopes == ["read", "profile:read_all"]
+    assert STRAVA.scopes(row) == ["read", "profile:read_all"]
     assert row.strava_linked_at >= before
     assert row.strava_client_id is None  # the site's app: nothing of the athlete's own
     assert abs(row.strava_token_expires_at - before - timedelta(hours=6)) < timedelta(minutes=1)
@@ -249,7 +250,7 @@ def test_an_unticked_scope_is_named_with_its_cost(alice, alice_client, strava, s
     page = alice_client.get(reverse("integrations:settings"))
     assert [str(each) for each in page.context["messages"]] == ["Strava is connected."]
     assert page.content.decode().count("your bikes and shoes cannot be read") == 1
-    assert row_of(alice).strava_scopes == ["read"]
+    assert STRAVA.scopes(row_of(alice)) == ["read"]
 
 
 def test_a_redirect_without_a_scope_granted_what_was_asked_for(alice, alice_client, strava, state):

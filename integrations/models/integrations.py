@@ -1,26 +1,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from ..fields import (
-    EncryptedJSONField,
-    EncryptedTextField,
-    InternalCharField,
-    InternalDateTimeField,
-    InternalTextField,
-    InternalUUIDField,
-    KeepsSecretsSealed,
-)
+from .. import fields
 from .link import Home, LinkStatus, Units, name_of
 
 
-class UsersIntegrations(KeepsSecretsSealed):
+def _index(name: str, field: str, **condition: Any) -> models.Index:
+    """Of the rows in which the field is set."""
+    condition = {f"{field}__isnull": False} | condition
+    return models.Index(fields=[field], condition=Q(**condition), name=f"users_integrations_{name}")
+
+
+class UsersIntegrations(fields.KeepsSecretsSealed):
     """What one user has linked. One row per user; only services write it."""
 
     user = models.OneToOneField(
@@ -33,10 +31,10 @@ class UsersIntegrations(KeepsSecretsSealed):
     exported_as = "integrations"
 
     # Strava: the link. The client is the athlete's own app; null where the site's app is used.
-    strava_client_id = EncryptedTextField(null=True, blank=True)
-    strava_client_secret = EncryptedTextField(null=True, blank=True)
-    strava_token = EncryptedTextField(null=True, blank=True)
-    strava_refresh_token = EncryptedTextField(null=True, blank=True)
+    strava_client_id = fields.EncryptedTextField(null=True, blank=True)
+    strava_client_secret = fields.EncryptedTextField(null=True, blank=True)
+    strava_token = fields.EncryptedTextField(null=True, blank=True)
+    strava_refresh_token = fields.EncryptedTextField(null=True, blank=True)
     strava_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
     strava_sync_gear = models.BooleanField(_("gear sync"), default=False)
     strava_athlete_id = models.BigIntegerField(_("athlete id"), null=True, blank=True)
@@ -64,18 +62,20 @@ class UsersIntegrations(KeepsSecretsSealed):
 
     # Strava: an authorization in progress. Its client is kept apart until the exchange succeeds, so
     # a failed or abandoned reconnect leaves a working link as it was.
-    strava_state = InternalTextField(null=True, blank=True)
+    strava_state = fields.InternalTextField(null=True, blank=True)
     strava_state_expires_at = models.DateTimeField(null=True, blank=True)
-    strava_pending_client_id = EncryptedTextField(null=True, blank=True)
-    strava_pending_client_secret = EncryptedTextField(null=True, blank=True)
+    strava_pending_client_id = fields.EncryptedTextField(null=True, blank=True)
+    strava_pending_client_secret = fields.EncryptedTextField(null=True, blank=True)
     # Browsers may deliver a redirect twice. So these keep digests of the state that made this link,
     # and of the state whose code is being exchanged, until the time below.
-    strava_spent_state = InternalCharField(max_length=64, blank=True, default="", db_default="")
-    strava_exchanging_state = InternalCharField(
+    strava_spent_state = fields.InternalCharField(
         max_length=64, blank=True, default="", db_default=""
     )
-    strava_exchanging_until = InternalDateTimeField(null=True, blank=True)
-    strava_exchanging_error = InternalCharField(
+    strava_exchanging_state = fields.InternalCharField(
+        max_length=64, blank=True, default="", db_default=""
+    )
+    strava_exchanging_until = fields.InternalDateTimeField(null=True, blank=True)
+    strava_exchanging_error = fields.InternalCharField(
         max_length=64, blank=True, default="", db_default=""
     )
 
@@ -97,12 +97,12 @@ class UsersIntegrations(KeepsSecretsSealed):
     strava_checks_until = models.DateTimeField(null=True, blank=True)
 
     # Strava: the right to refresh, held by one refresher at a time.
-    strava_lease = InternalUUIDField(null=True, blank=True)
+    strava_lease = fields.InternalUUIDField(null=True, blank=True)
     strava_lease_until = models.DateTimeField(null=True, blank=True)
 
     # Garmin Connect: the link. A session belongs to garmin.com or to garmin.cn.
-    garminconnect_oauth1 = EncryptedJSONField(null=True, blank=True)
-    garminconnect_oauth2 = EncryptedJSONField(null=True, blank=True)
+    garminconnect_oauth1 = fields.EncryptedJSONField(null=True, blank=True)
+    garminconnect_oauth2 = fields.EncryptedJSONField(null=True, blank=True)
     garminconnect_is_cn = models.BooleanField(_("at garmin.cn"), default=False)
     garminconnect_token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
     garminconnect_sync_gear = models.BooleanField(_("gear sync"), default=False)
@@ -136,7 +136,7 @@ class UsersIntegrations(KeepsSecretsSealed):
         _("not tried again before"), null=True, blank=True
     )
     garminconnect_limited_until = models.DateTimeField(null=True, blank=True)
-    garminconnect_lease = InternalUUIDField(null=True, blank=True)
+    garminconnect_lease = fields.InternalUUIDField(null=True, blank=True)
     garminconnect_lease_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -145,51 +145,30 @@ class UsersIntegrations(KeepsSecretsSealed):
         verbose_name_plural = _("users’ integrations")
         constraints: ClassVar = [
             models.UniqueConstraint(
-                fields=["strava_state"],
-                condition=Q(strava_state__isnull=False),
-                name="users_integrations_strava_state",
-            ),
-            models.UniqueConstraint(
-                fields=["strava_athlete_id"],
-                condition=Q(strava_athlete_id__isnull=False),
-                name="users_integrations_strava_athlete",
-            ),
+                fields=[field],
+                condition=Q(**{f"{field}__isnull": False}),
+                name=f"users_integrations_{name}",
+            )
+            for field, name in (
+                ("strava_state", "strava_state"),
+                ("strava_athlete_id", "strava_athlete"),
+            )
         ]
+        # The first is for a sweep, which looks for live links by expiry.
         indexes: ClassVar = [
-            # For a sweep, which looks for live links by expiry.
-            models.Index(
-                fields=["strava_token_expires_at"],
-                condition=Q(
-                    strava_token_expires_at__isnull=False, strava_relink_required_at__isnull=True
-                ),
-                name="users_integrations_strava_due",
-            ),
-            models.Index(
-                fields=["strava_limited_until"],
-                condition=Q(strava_limited_until__isnull=False),
-                name="users_integrations_strava_lim",
-            ),
-            models.Index(
-                fields=["strava_check_due_at"],
-                condition=Q(strava_check_due_at__isnull=False),
-                name="users_integrations_strava_chk",
-            ),
-            models.Index(
-                fields=["strava_checks_until"],
-                condition=Q(strava_checks_until__isnull=False),
-                name="users_integrations_strava_chks",
-            ),
-            models.Index(
-                fields=["strava_sync_due_at"],
-                condition=Q(strava_sync_gear=True, strava_relink_required_at__isnull=True),
-                name="users_integrations_strava_gear",
-            ),
-            models.Index(
-                fields=["garminconnect_sync_due_at"],
-                condition=Q(
-                    garminconnect_sync_gear=True, garminconnect_relink_required_at__isnull=True
-                ),
-                name="users_integrations_garmin_gear",
+            _index("strava_due", "strava_token_expires_at", strava_relink_required_at__isnull=True),
+            _index("strava_lim", "strava_limited_until"),
+            _index("strava_chk", "strava_check_due_at"),
+            _index("strava_chks", "strava_checks_until"),
+            *(
+                models.Index(
+                    fields=[f"{link}_sync_due_at"],
+                    condition=Q(
+                        **{f"{link}_sync_gear": True, f"{link}_relink_required_at__isnull": True}
+                    ),
+                    name=f"users_integrations_{name}_gear",
+                )
+                for link, name in (("strava", "strava"), ("garminconnect", "garmin"))
             ),
         ]
 
@@ -203,10 +182,6 @@ class UsersIntegrations(KeepsSecretsSealed):
     @property
     def garminconnect_status(self) -> LinkStatus:
         return GARMINCONNECT.status(self)
-
-    @property
-    def strava_scopes(self) -> list[str]:
-        return STRAVA.scopes(self)
 
 
 # The two links whose columns the seed names.

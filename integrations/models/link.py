@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,16 +12,8 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from .. import fields
 from ..clock import read_at
-from ..fields import (
-    EncryptedTextField,
-    InternalCharField,
-    InternalDateTimeField,
-    InternalTextField,
-    InternalUUIDField,
-    KeepsSecretsSealed,
-    Sealed,
-)
 
 
 class LinkStatus(models.TextChoices):
@@ -46,7 +39,7 @@ def name_of(row: Any) -> str:
     return str(row.user) if "user" in row._state.fields_cache else f"user {row.user_id}"
 
 
-class Link(KeepsSecretsSealed):
+class Link(fields.KeepsSecretsSealed):
     """One user's link to one provider; those of UsersIntegrations alone are stored there.
 
     The secrets and the health of a link are in one row, so that one guarded statement writes them.
@@ -64,8 +57,8 @@ class Link(KeepsSecretsSealed):
 
     # The link. Without an expiry, the token lives until it is revoked. Scopes are comma-separated:
     # a lone comma if nothing was granted, empty if unknown.
-    token = EncryptedTextField(null=True, blank=True)
-    refresh_token = EncryptedTextField(null=True, blank=True)
+    token = fields.EncryptedTextField(null=True, blank=True)
+    refresh_token = fields.EncryptedTextField(null=True, blank=True)
     token_expires_at = models.DateTimeField(_("token expires"), null=True, blank=True)
     scope = models.TextField(blank=True, default="")
     account_id = models.CharField(_("account id"), max_length=255, null=True, blank=True)  # noqa: DJ001
@@ -76,13 +69,13 @@ class Link(KeepsSecretsSealed):
 
     # An authorization in progress, and what its redirect's second delivery has to know (see
     # UsersIntegrations).
-    state = InternalTextField(null=True, blank=True, unique=True)
+    state = fields.InternalTextField(null=True, blank=True, unique=True)
     state_expires_at = models.DateTimeField(null=True, blank=True)
-    redirect_uri = InternalTextField(blank=True, default="")
-    spent_state = InternalCharField(max_length=64, blank=True, default="")
-    exchanging_state = InternalCharField(max_length=64, blank=True, default="")
-    exchanging_until = InternalDateTimeField(null=True, blank=True)
-    exchanging_error = InternalCharField(max_length=64, blank=True, default="")
+    redirect_uri = fields.InternalTextField(blank=True, default="")
+    spent_state = fields.InternalCharField(max_length=64, blank=True, default="")
+    exchanging_state = fields.InternalCharField(max_length=64, blank=True, default="")
+    exchanging_until = fields.InternalDateTimeField(null=True, blank=True)
+    exchanging_error = fields.InternalCharField(max_length=64, blank=True, default="")
 
     # Health.
     refreshed_at = models.DateTimeField(_("last refreshed"), null=True, blank=True)
@@ -94,8 +87,8 @@ class Link(KeepsSecretsSealed):
     limited_reads = models.BooleanField(default=False)
 
     # The right to refresh, held by one refresher at a time.
-    lease = InternalUUIDField(null=True, blank=True)
-    lease_until = InternalDateTimeField(null=True, blank=True)
+    lease = fields.InternalUUIDField(null=True, blank=True)
+    lease_until = fields.InternalDateTimeField(null=True, blank=True)
 
     class Meta:
         verbose_name = _("link")
@@ -116,6 +109,7 @@ class Link(KeepsSecretsSealed):
         return f"{self.provider} of {name_of(self)}"
 
 
+@dataclass(eq=False)
 class Home:
     """Where a provider's links are stored: a model, the columns in it, and a condition on its rows.
 
@@ -123,17 +117,11 @@ class Home:
     `tokens` are the secrets without which there is no link.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        prefix: str = "",
-        *,
-        tokens: tuple[str, ...] = ("token",),
-        names: Mapping[str, str] = {},
-        **where: Any,
-    ) -> None:
-        self.model, self.prefix, self.tokens, self.where = model, prefix, tokens, where
-        self._names = dict(names)
+    model: Any
+    prefix: str = ""
+    tokens: tuple[str, ...] = ("token",)
+    names: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -144,7 +132,7 @@ class Home:
             for name, field in by_name.items()
             if name.startswith(self.prefix) and not field.primary_key and not field.is_relation
         }
-        return found | {name: by_name[column] for name, column in self._names.items()}
+        return found | {name: by_name[column] for name, column in self.names.items()}
 
     @cached_property
     def secrets(self) -> list[str]:
@@ -152,7 +140,7 @@ class Home:
         return [
             name
             for name, field in self.fields.items()
-            if isinstance(field, EncryptedTextField) and not name.startswith("pending_")
+            if isinstance(field, fields.EncryptedTextField) and not name.startswith("pending_")
         ]
 
     def has(self, name: str) -> bool:
@@ -162,7 +150,7 @@ class Home:
     def column(self, name: str) -> str:
         """A column's name in the table; it may have a lookup at its end."""
         base, separator, lookup = name.partition("__")
-        return self._names.get(base, self.prefix + base) + separator + lookup
+        return self.names.get(base, self.prefix + base) + separator + lookup
 
     def columns(self, **values: Any) -> dict[str, Any]:
         """Values by column. What this home has no column for is left out."""
@@ -182,23 +170,26 @@ class Home:
         """The rows of one user: one at most."""
         return self.model.objects.filter(user_id=user_id, **self.where)
 
+    def write(self, user_id: Any, only_if: Q, /, **values: Any) -> bool:
+        """Write one user's row in one statement, if it is so; returns whether it was."""
+        return bool(self.of(user_id).filter(only_if).update(**self.columns(**values)))
+
     def loaded(self) -> Any:
         """The rows without the secrets of other links in them, which need not be loaded."""
         mine = {field.name for field in self.fields.values()}
         others = [
             field.name
             for field in self.model._meta.concrete_fields
-            if isinstance(field, EncryptedTextField) and field.name not in mine
+            if isinstance(field, fields.EncryptedTextField) and field.name not in mine
         ]
         return self.rows().defer(*others)
 
     def get(self, row: Any, name: str) -> Any:
         return getattr(row, self.column(name))
 
-    def sealed(self, row: Any, name: str) -> Sealed | None:
-        """An encrypted value as it is stored."""
-        found: Sealed | None = row.sealed(self.column(name))
-        return found
+    def sealed(self, row: Any, name: str) -> Any:
+        """An encrypted value as it is stored: Sealed, or None."""
+        return row.sealed(self.column(name))
 
     def has_secret(self, row: Any, name: str) -> bool:
         return name in self.fields and self.sealed(row, name) is not None
@@ -224,7 +215,7 @@ class Home:
         Deferred fields are not checked.
         """
         loaded = (row.__dict__.get(self.column(name)) for name in self.secrets)
-        return all(each.is_readable() for each in loaded if isinstance(each, Sealed))
+        return all(each.is_readable() for each in loaded if isinstance(each, fields.Sealed))
 
     def status(self, row: Any) -> LinkStatus:
         if not self.is_linked(row):

@@ -6,16 +6,10 @@ from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from ..fields import (
-    EncryptedJSONField,
-    EncryptedTextField,
-    InternalCharField,
-    InternalUUIDField,
-    KeepsSecretsSealed,
-)
+from .. import fields
 
 
-class GarminConnectLogin(KeepsSecretsSealed):
+class GarminConnectLogin(fields.KeepsSecretsSealed):
     """A sign-in to Garmin under way; one per user, deleted when it ends.
 
     The password, and later the code, wait here for the worker, encrypted, for less than a minute.
@@ -37,15 +31,15 @@ class GarminConnectLogin(KeepsSecretsSealed):
         related_name="integrations_garminconnect_login",
     )
     # A new attempt replaces the one before: a late worker finds another number here.
-    attempt = InternalUUIDField()
+    attempt = fields.InternalUUIDField()
     step = models.CharField(max_length=16, choices=Step.choices)
     step_until = models.DateTimeField()
     is_cn = models.BooleanField(default=False)
-    email = EncryptedTextField(null=True)
-    password = EncryptedTextField(null=True)
+    email = fields.EncryptedTextField(null=True)
+    password = fields.EncryptedTextField(null=True)
     # The library's state between password and code, with session cookies.
-    client_state = EncryptedJSONField(null=True)
-    mfa_code = EncryptedTextField(null=True)
+    client_state = fields.EncryptedJSONField(null=True)
+    mfa_code = fields.EncryptedTextField(null=True)
     mfa_until = models.DateTimeField(null=True)
     wrong_codes = models.PositiveSmallIntegerField(default=0)
 
@@ -63,7 +57,7 @@ class GarminConnectAttempt(models.Model):
     exported_as = "garmin_attempts"
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
-    email_hash = InternalCharField(max_length=64)  # keyed, so it does not reveal the address
+    email_hash = fields.InternalCharField(max_length=64)  # keyed, so it does not reveal the address
     at = models.DateTimeField()
 
     class Meta:

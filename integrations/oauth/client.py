@@ -100,27 +100,19 @@ class Endpoints:
     scope_separator: str = " "
 
 
+@dataclass(eq=False, repr=False)
 class OAuthClient(ProviderClient):
     """Speaks to a provider as one app: the site's, or an athlete's own."""
 
     # Whether the last answer said that the app's limit is used up.
     limit_reached = False
 
-    def __init__(
-        self,
-        provider: str,
-        label: str,
-        endpoints: Endpoints,
-        client_id: str,
-        client_secret: str,
-        *,
-        is_site: bool = False,
-    ) -> None:
-        self.provider, self.label = provider, label
-        self.endpoints = endpoints
-        self.client_id = client_id
-        self.is_site = is_site
-        self._client_secret = client_secret
+    provider: str
+    endpoints: Endpoints
+    client_id: str
+    client_secret: str
+    label: str = ""
+    is_site: bool = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -198,20 +190,17 @@ class OAuthClient(ProviderClient):
         return self._parse(_Object, response).root
 
     def ask_for_tokens(self, grant: dict[str, str]) -> Tokens:
-        basic = self.endpoints.basic
-        response = self._request(
-            "POST",
-            self.endpoints.token_url,
-            auth=self._basic() if basic else None,
-            data=grant if basic else self._credentials() | grant,
-        )
+        auth = self._basic() if self.endpoints.basic else None
+        if auth is None:
+            grant = self._credentials() | grant
+        response = self._request("POST", self.endpoints.token_url, auth=auth, data=grant)
         return self._parse(Tokens, response)
 
     def _basic(self) -> HTTPBasicAuth:
-        return HTTPBasicAuth(self.client_id.encode(), self._client_secret.encode())
+        return HTTPBasicAuth(self.client_id.encode(), self.client_secret.encode())
 
     def _credentials(self) -> dict[str, str]:
-        return {"client_id": self.client_id, "client_secret": self._client_secret}
+        return {"client_id": self.client_id, "client_secret": self.client_secret}
 
     def error_for(self, response: requests.Response) -> ProviderError:
         """The errors of RFC 6749, section 5.2, by their codes and by status, never by text."""
@@ -221,18 +210,13 @@ class OAuthClient(ProviderClient):
         if status == 429:
             wait = number(response.headers.get("Retry-After"))
             return RateLimited(provider_status=status, retry_after=int(wait) if wait else None)
+        code = error_code(response)
         if is_call(response):
-            # The token endpoint knows the cause, where there is one to ask.
-            rejected = status == 401
-            return (
-                TokenRejected(provider_status=status) if rejected else super().error_for(response)
-            )
-        match error_code(response):
-            case "invalid_grant":
-                return InvalidGrant(provider_status=status)
-            case "invalid_client" | "unauthorized_client":
-                return self.invalid_client(status)
-        if status == 401:
+            if status == 401:  # the token endpoint knows the cause, where there is one to ask
+                return TokenRejected(provider_status=status)
+        elif code == "invalid_grant":
+            return InvalidGrant(provider_status=status)
+        elif status == 401 or code in ("invalid_client", "unauthorized_client"):
             return self.invalid_client(status)
         return super().error_for(response)
 

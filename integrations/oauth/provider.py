@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
-from .. import conf
+from .. import conf, exceptions
 from ..clock import read_at
-from ..exceptions import (
-    ClientRequired,
-    IntegrationsError,
-    InvalidRefreshToken,
-    ProviderError,
-    SiteClientChanged,
-    SiteClientMissing,
-    SiteClientRejected,
-    TokenRejected,
-)
 from ..links import Account, Provider, Refreshed, healthy
 from .client import Endpoints, OAuthClient, Tokens
 
@@ -113,23 +104,21 @@ class OAuthProvider(Provider):
 
     def client(self, client_id: str, client_secret: str, *, is_site: bool = False) -> Any:
         return self.client_class(
-            self.name, self.label, self.endpoints(), client_id, client_secret, is_site=is_site
+            self.name, self.endpoints(), client_id, client_secret, self.label, is_site
         )
 
     def has_site_app(self) -> bool:
-        return bool(
-            conf.of_provider(self.name, "CLIENT_ID")
-            and conf.of_provider(self.name, "CLIENT_SECRET")
-        )
+        return all(self._site_app())
+
+    def _site_app(self) -> list[str]:
+        names = ("CLIENT_ID", "CLIENT_SECRET")
+        return [str(conf.of_provider(self.name, name) or "") for name in names]
 
     def site_client(self) -> Any:
         """The site's app. Raises ClientRequired if it has none."""
         if not self.has_site_app():
-            raise ClientRequired if self.own_apps else SiteClientMissing
-        client_id, secret = (
-            str(conf.of_provider(self.name, what)) for what in ("CLIENT_ID", "CLIENT_SECRET")
-        )
-        return self.client(client_id, secret, is_site=True)
+            raise exceptions.ClientRequired if self.own_apps else exceptions.SiteClientMissing
+        return self.client(*self._site_app(), is_site=True)
 
     def own_client(self, row: Any) -> Any:
         """The user's own app, None if the row has none."""
@@ -150,10 +139,10 @@ class OAuthProvider(Provider):
             return own
         try:
             client = self.site_client()
-        except ClientRequired as exc:
-            raise SiteClientRejected from exc
+        except exceptions.ClientRequired as exc:
+            raise exceptions.SiteClientRejected from exc
         if self.home.get(row, "site_client_id") not in ("", client.client_id):
-            raise SiteClientChanged
+            raise exceptions.SiteClientChanged
         return client
 
     def scope(self, name: str) -> Scope:
@@ -183,7 +172,7 @@ class OAuthProvider(Provider):
         Raises TokenRejected if it does not, or another ProviderError.
         """
         if self.identify(client, Tokens(access_token=self.read(row))) is None:
-            raise TokenRejected
+            raise exceptions.TokenRejected
 
     def revoke_with(self, client: Any, row: Any) -> None:
         """End a link's grant. Raises an IntegrationsError if that was not confirmed.
@@ -191,7 +180,7 @@ class OAuthProvider(Provider):
         Either token kills both (RFC 7009, section 2.1); the refresh token lives longer.
         """
         if not client.endpoints.revoke_url:
-            raise ProviderError
+            raise exceptions.ProviderError
         if self.home.has_secret(row, "refresh_token"):
             client.revoke_token(self.home.get(row, "refresh_token"))
         else:
@@ -242,13 +231,13 @@ class OAuthProvider(Provider):
     def _checked(self, row: Any) -> Refreshed[str]:
         """Nothing renews this token: it is the same, if the provider takes it."""
         if self.home.get(row, "token_expires_at") is not None and self.home.has_ended(row):
-            raise InvalidRefreshToken
+            raise exceptions.InvalidRefreshToken
         client = self.client_for(row)
         token = self.read(row)
         try:
             self.check(client, row)
-        except TokenRejected as exc:
-            raise InvalidRefreshToken(provider_status=exc.provider_status) from exc
+        except exceptions.TokenRejected as exc:
+            raise exceptions.InvalidRefreshToken(provider_status=exc.provider_status) from exc
         values = healthy(row.read_at) | {"token": token}
         return Refreshed(token, values, client.limit_reached)
 
@@ -267,29 +256,19 @@ class OAuthProvider(Provider):
 
     def revoke_refreshed(self, row: Any, columns: Mapping[str, Any]) -> None:
         # A disconnect meanwhile revoked only the old tokens.
-        self.revoke(self.copy_with(row, columns))
-
-    def revoke_tokens(self, client: Any, tokens: Tokens, account: Account | None, now: Any) -> None:
-        """End a grant that was never stored."""
-        row = self.home.model()
-        row.read_at = now
-        account_id = None if account is None else account.id
-        columns = self.home.columns(account_id=account_id, **self.token_values(tokens, now))
-        self.revoke_with(client, self.copy_with(row, columns))
-
-    def copy_with(self, row: Any, columns: Mapping[str, Any]) -> Any:
-        """A row with other tokens, not to be saved."""
-        copied = self.home.model(
-            **{
-                field.attname: row.__dict__[field.attname]
-                for field in row._meta.concrete_fields
-                if field.attname in row.__dict__
-            }
-        )
+        copied = copy(row)
         copied.read_at = read_at(row)
         for column, value in columns.items():
             setattr(copied, column, value)
-        return copied
+        self.revoke(copied)
+
+    def revoke_tokens(self, client: Any, tokens: Tokens, account: Account | None, now: Any) -> None:
+        """End a grant that was never stored."""
+        account_id = None if account is None else account.id
+        columns = self.home.columns(account_id=account_id, **self.token_values(tokens, now))
+        row = self.home.model(**columns)
+        row.read_at = now
+        self.revoke_with(client, row)
 
     def is_another_grant(self, row: Any, current: Any) -> bool:
         # With the same account and the same app, revoking one would end the other, too.
@@ -298,7 +277,7 @@ class OAuthProvider(Provider):
             return True
         try:
             ours, theirs = self.client_for(row), self.client_for(current)
-        except IntegrationsError:
+        except exceptions.IntegrationsError:
             return False
         return bool(ours.client_id != theirs.client_id)
 

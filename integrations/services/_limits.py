@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import Q
@@ -15,13 +16,10 @@ from ._rows import LIMIT_LASTS
 
 def noted_for(home: Home, row: Any) -> int:
     """Seconds until the limit that is noted on a row is over; 0 if there is none."""
-    until: datetime | None = None if row is None else home.get(row, "limited_until")
-    if until is None:
-        return 0
-    left = until - read_at(row)
-    if not timedelta() < left <= LIMIT_LASTS + MAY_WAIT:  # as in clock.over
-        return 0
-    return max(1, round(left.total_seconds()))
+    until = None if row is None else home.get(row, "limited_until")
+    left = timedelta() if until is None else until - read_at(row)
+    is_ahead = timedelta() < left <= LIMIT_LASTS + MAY_WAIT  # as in clock.over
+    return max(1, round(left.total_seconds())) if is_ahead else 0
 
 
 def limited_for(provider: Provider, row: Any, *, reading: bool = False) -> int:
@@ -35,9 +33,11 @@ def limited_for(provider: Provider, row: Any, *, reading: bool = False) -> int:
         return noted_for(home, row)
     if not home.has_secret(row, "client_id"):
         return site_limited_for(provider, reading=reading)
-    limited = _limited(provider, reading).filter(home.q(client_id__isnull=False))[:100]
-    same = (each for each in limited if _is_same_app(home, row, each))
-    return noted_for(home, next(same, None))
+    for other in _limited(provider, reading).filter(home.q(client_id__isnull=False))[:100]:
+        with suppress(SecretUnreadable):
+            if row.pk == other.pk or home.get(row, "client_id") == home.get(other, "client_id"):
+                return noted_for(home, other)
+    return 0
 
 
 def site_limited_for(provider: Provider, *, reading: bool = False) -> int:
@@ -67,12 +67,3 @@ def _limited(provider: Provider, reading: bool) -> Any:
     if not reading:
         rows = rows.filter(home.q(limited_reads=False))
     return rows.order_by(f"-{home.column('limited_until')}")
-
-
-def _is_same_app(home: Home, row: Any, other: Any) -> bool:
-    if row.pk == other.pk:
-        return True
-    try:
-        return bool(home.get(row, "client_id") == home.get(other, "client_id"))
-    except SecretUnreadable:
-        return False

@@ -11,17 +11,12 @@ from functools import wraps
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connections, router, transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.dispatch import Signal
 
+from .. import exceptions
 from ..clock import dated, later
-from ..exceptions import (
-    DatabaseBusy,
-    IntegrationsDatabaseError,
-    IntegrationsError,
-    IntegrationsNotFound,
-    RateLimited,
-)
 from ..links import HEALTHY, Home
 from ..models import UsersIntegrations
 from ._compiled import find, update_where
@@ -43,7 +38,9 @@ def database_errors[**P, R](service: Callable[P, R]) -> Callable[P, R]:
             # Code that runs after the error must not get the same dead connection: a page that
             # saves its session, or a task worker, which would die while recording the error.
             close_dead_connection()
-            raise (DatabaseBusy if _is_busy(exc) else IntegrationsDatabaseError) from exc
+            raise (
+                exceptions.DatabaseBusy if _is_busy(exc) else exceptions.IntegrationsDatabaseError
+            ) from exc
 
     return wrapper
 
@@ -99,22 +96,14 @@ def require_autocommit() -> None:
         )
 
 
-def get_row(home: Home, user_id: Any) -> Any:
-    """Raises IntegrationsNotFound if the user has no row there."""
-    row = find(home.model, {"user": user_id, **home.where})
-    if row is None:
-        raise IntegrationsNotFound
-    return row
-
-
-def lock_row(home: Home, user_id: Any) -> Any:
-    """The row, locked until the transaction ends; for use within atomic().
+def get_row(home: Home, user_id: Any, *, lock: bool = False) -> Any:
+    """With `lock` it stays locked until the transaction ends; for use within atomic().
 
     Raises IntegrationsNotFound if the user has no row there.
     """
-    row = find(home.model, {"user": user_id, **home.where}, lock=True)
+    row = find(home.model, {"user": user_id, **home.where}, lock=lock)
     if row is None:
-        raise IntegrationsNotFound
+        raise exceptions.IntegrationsNotFound
     return row
 
 
@@ -138,16 +127,7 @@ def update(home: Home, user_id: Any, **columns: Any) -> None:
     Raises IntegrationsNotFound if the user has no row there.
     """
     if not update_where(home.model, {"user": user_id, **home.where}, columns):
-        raise IntegrationsNotFound
-
-
-def require_writes(home: Home, user_id: Any) -> None:
-    """Write a row as it is: before a provider is asked for what cannot be undone, the database has
-    to show that it will take the outcome.
-
-    Raises IntegrationsNotFound if the user has no row there.
-    """
-    update(home, user_id, user=user_id)
+        raise exceptions.IntegrationsNotFound
 
 
 def take_due(
@@ -225,13 +205,11 @@ def sync_columns(home: Home, sync_gear: bool) -> dict[str, Any]:
     return home.columns(**values)
 
 
-def note_limit(home: Home, user_id: Any, exc: IntegrationsError) -> None:
+def note_limit(home: Home, user_id: Any, exc: exceptions.IntegrationsError) -> None:
     """Note a rate limit where every request to the provider checks for it."""
-    if isinstance(exc, RateLimited):
+    if isinstance(exc, exceptions.RateLimited):
         wait = min(timedelta(seconds=exc.retry_after or 900), LIMIT_LASTS)
-        home.of(user_id).update(
-            **home.columns(limited_until=later(wait), limited_reads=exc.reads_only)
-        )
+        home.write(user_id, Q(), limited_until=later(wait), limited_reads=exc.reads_only)
 
 
 def send_after_commit(signal: Signal, user_id: Any, provider: str) -> None:

@@ -33,16 +33,8 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from .. import ending
+from .. import ending, exceptions
 from ..clock import later, over
-from ..exceptions import (
-    IntegrationsError,
-    IntegrationsNotFound,
-    ProviderError,
-    RateLimited,
-    SecretUnreadable,
-    error_by_code,
-)
 from ..links import Provider, Refreshed
 from ..metrics import count_failure, counts_refreshes
 from ..signals import relink_required
@@ -81,17 +73,15 @@ class TokenKeeper:
         self.provider, self.home = provider, provider.home
         self.columns_of_freshness = tuple(self.home.columns(**_FRESH))
 
-    def limited_for(self, row: Any, *, reading: bool) -> int:
-        """Seconds until the provider may be asked for this link; 0 if it may be asked now."""
-        return _limits.limited_for(self.provider, row, reading=reading)
-
     def require_no_limit(self, row: Any, *, reading: bool = False) -> None:
         """Raises RateLimited while the provider may not be asked.
 
         `reading` is true before a read from the API, false before a request to the token endpoint.
         """
-        if seconds := self.limited_for(row, reading=reading):
-            raise error_by_code(RateLimited.code, self.provider.errors)(retry_after=seconds)
+        if seconds := _limits.limited_for(self.provider, row, reading=reading):
+            raise exceptions.error_by_code(exceptions.RateLimited.code, self.provider.errors)(
+                retry_after=seconds
+            )
 
     def obtain(self, user_id: Any, *, replacing: Any = None, asking: bool = False) -> Any:
         """A fresh token, never the one that is being replaced.
@@ -115,7 +105,8 @@ class TokenKeeper:
             if self.home.get(row, "failures") > self.home.get(first, "failures"):
                 # The refresh that this call waited for has failed: share its answer, because a
                 # provider in trouble is not helped by every waiter asking once more.
-                raise self._stored_error(row)
+                error = exceptions.error_by_code(self.home.get(row, "error"), self.provider.errors)
+                raise error(retry_after=self._seconds_until(row, "retry_at"))
             self.require_no_limit(row)
             lease = self._take_lease(row)
             if lease is not None:
@@ -150,7 +141,7 @@ class TokenKeeper:
         """The token in a row. Raises `relink_required` if no key opens it."""
         try:
             return self.provider.read(row)
-        except SecretUnreadable as exc:
+        except exceptions.SecretUnreadable as exc:
             # Not written to the row: once the operator fixes the wrong key, the link works again.
             logger.error(
                 "no key opens the %s tokens of user %s",
@@ -164,7 +155,7 @@ class TokenKeeper:
         """The user's row. Raises `not_linked` or `relink_required`."""
         try:
             row = _rows.get_row(self.home, user_id)
-        except IntegrationsNotFound:
+        except exceptions.IntegrationsNotFound:
             raise self.provider.not_linked from None
         if not self.home.is_linked(row):
             raise self.provider.not_linked
@@ -181,22 +172,21 @@ class TokenKeeper:
         Another process may have rotated it a moment ago, so one statement checks and writes the
         row.
         """
-        ended = self.home.of(row.user_id).filter(
-            **self._unchanged(row), **self.home.columns(relink_required_at=None)
-        )
+        alive = self._unchanged(row) & self.home.q(relink_required_at=None)
         if lease is not None:
-            ended = ended.filter(**self.home.columns(lease=lease.id))
-        columns = self.home.columns(
-            relink_required_at=timezone.now(),
-            error=self.provider.relink_required.code,
-            retry_at=None,
-            lease=None,
-            lease_until=None,
-        )
+            alive &= self.home.q(lease=lease.id)
+        code = self.provider.relink_required.code
         with _rows.atomic():  # so that no link ends without a line in the trail
-            if not ended.update(**columns):
+            if not self.home.write(
+                row.user_id,
+                alive,
+                relink_required_at=timezone.now(),
+                error=code,
+                retry_at=None,
+                lease=None,
+                lease_until=None,
+            ):
                 return False
-            code = self.provider.relink_required.code
             trail.note(row.user_id, self.provider.name, Event.RELINK_REQUIRED, code, Actor.PROVIDER)
             _rows.send_after_commit(relink_required, row.user_id, self.provider.name)
         event = {"event": f"{self.provider.name}.link_ended", "user_id": row.user_id}
@@ -213,10 +203,6 @@ class TokenKeeper:
 
     # --- the steps ------------------------------------------------------------------------------
 
-    def _stored_error(self, row: Any) -> ProviderError:
-        error = error_by_code(self.home.get(row, "error"), self.provider.errors)
-        return error(retry_after=self._seconds_until(row, "retry_at"))
-
     def _seconds_until(self, row: Any, column: str) -> int | None:
         moment = self.home.get(row, column)
         return None if moment is None else max(0, round((moment - row.read_at).total_seconds()))
@@ -226,38 +212,28 @@ class TokenKeeper:
 
         The database's clock decides, because machines disagree about the time.
         """
-        unchanged = {
-            **self._unchanged(row),
-            **self.home.columns(
-                lease=self.home.get(row, "lease"),
-                failures=self.home.get(row, "failures"),
-                relink_required_at=None,
-            ),
-        }
-        lease = Lease(uuid.uuid4(), in_doubt=self.home.get(row, "lease") not in (None, WAITING))
-        taken = (
-            self.home.of(row.user_id)
-            .filter(self.lease_is_over(), **unchanged)
-            .update(
-                **self.home.columns(
-                    lease=lease.id, lease_until=later(timedelta(seconds=self.provider.lease))
-                )
-            )
+        former, failures = self.home.get(row, "lease"), self.home.get(row, "failures")
+        same = self.home.q(lease=former, failures=failures, relink_required_at=None)
+        lease = Lease(uuid.uuid4(), in_doubt=former not in (None, WAITING))
+        taken = self.home.write(
+            row.user_id,
+            self.lease_is_over() & self._unchanged(row) & same,
+            lease=lease.id,
+            lease_until=self.lease_end(),
         )
         return lease if taken else None
+
+    def lease_end(self) -> Any:
+        return later(timedelta(seconds=self.provider.lease))
 
     def lease_is_over(self) -> Q:
         return over(
             self.home.column("lease_until"), timedelta(seconds=max(self.provider.lease, GRACE))
         )
 
-    def renew_lease(self, row: Any, lease: Lease) -> bool:
-        """Restart the time of a lease, if it is still ours."""
-        return bool(
-            self.home.of(row.user_id)
-            .filter(**self.home.columns(lease=lease.id))
-            .update(**self.home.columns(lease_until=later(timedelta(seconds=self.provider.lease))))
-        )
+    def write_leased(self, row: Any, lease: Lease, /, **columns: Any) -> bool:
+        """Write a row, if the lease is still ours."""
+        return self.home.write(row.user_id, self.home.q(lease=lease.id), **columns)
 
     def drop_lease(self, row: Any, lease: Lease, **columns: Any) -> bool:
         """Release the lease, if it is still ours.
@@ -265,19 +241,7 @@ class TokenKeeper:
         One in doubt is left as one that ran out: whoever takes it next is in the same doubt.
         """
         left = {"lease_until": Now()} if lease.in_doubt else {"lease": None, "lease_until": None}
-        return bool(
-            self.home.of(row.user_id)
-            .filter(**self.home.columns(lease=lease.id))
-            .update(**self.home.columns(**left, **columns))
-        )
-
-    def _wait(self, row: Any, lease: Lease) -> bool:
-        """Leave the row to whoever let the lease run out, if it is still ours."""
-        return bool(
-            self.home.of(row.user_id)
-            .filter(**self.home.columns(lease=lease.id))
-            .update(**self.home.columns(lease=WAITING, lease_until=later(timedelta(seconds=GRACE))))
-        )
+        return self.write_leased(row, lease, **left, **columns)
 
     @counts_refreshes
     @ending.holding()  # or the provider's answer would be lost
@@ -303,7 +267,9 @@ class TokenKeeper:
         except self.provider.dead as exc:
             self.take_up()  # a database that was restored knows of no lease, and of no doubt
             if lease.in_doubt:
-                settled = self._wait(row, lease)
+                # Leave the row to whoever let the lease run out.
+                grace = later(timedelta(seconds=GRACE))
+                settled = self.write_leased(row, lease, lease=WAITING, lease_until=grace)
                 if not settled:
                     return None
                 event = {"event": f"{self.provider.name}.refresh_in_doubt", "user_id": row.user_id}
@@ -315,20 +281,20 @@ class TokenKeeper:
             if not settled:
                 return None
             raise self.provider.relink_required(reason=exc) from exc
-        except (ProviderError, SecretUnreadable) as exc:
+        except (exceptions.ProviderError, exceptions.SecretUnreadable) as exc:
             # A lost key does not end the link: the operator can fix it.
             if not settled:
                 settled = True
                 _rows.note_limit(self.home, row.user_id, exc)
                 self._note_failure(row, lease, exc)
-            if isinstance(exc, SecretUnreadable):
+            if isinstance(exc, exceptions.SecretUnreadable):
                 raise self.provider.relink_required(reason=exc) from exc
             raise
         finally:
             if not settled:
                 self.drop_lease(row, lease)
 
-    def _note_failure(self, row: Any, lease: Lease, exc: IntegrationsError) -> None:
+    def _note_failure(self, row: Any, lease: Lease, exc: exceptions.IntegrationsError) -> None:
         """Release the lease and set the next try's time, unless the lease is another's by now."""
         with _rows.atomic():  # so that no failure counts without a line in the trail
             if self.drop_lease(
@@ -343,13 +309,13 @@ class TokenKeeper:
                 actor = None if forced else Actor.SYSTEM
                 trail.note(row.user_id, self.provider.name, Event.REFRESH_FAILED, exc.code, actor)
 
-    def _backoff(self, row: Any, exc: IntegrationsError) -> float:
+    def _backoff(self, row: Any, exc: exceptions.IntegrationsError) -> float:
         """Seconds until a sweep may try again: doubling up to a day, with jitter.
 
         A rate limit ends with its window, however often it was hit.
         """
         retry_after: int = getattr(exc, "retry_after", None) or 0
-        if isinstance(exc, RateLimited) and retry_after:
+        if isinstance(exc, exceptions.RateLimited) and retry_after:
             return min(retry_after, MAX_BACKOFF)
         seconds: float = min(BACKOFF * 2 ** min(self.home.get(row, "failures"), 20), MAX_BACKOFF)
         seconds *= random.uniform(0.75, 1.25)  # noqa: S311 (jitter, not a secret)
@@ -395,7 +361,7 @@ class TokenKeeper:
 
     def _store_on(self, answer: Answer) -> None:
         try:
-            with suppress(IntegrationsError, *DATABASE_AWAY):
+            with suppress(exceptions.IntegrationsError, *DATABASE_AWAY):
                 self._store(answer, patient=True)
         finally:
             connections.close_all()
@@ -428,7 +394,7 @@ class TokenKeeper:
         try:
             with reading(self.provider):
                 self.provider.revoke_refreshed(row, columns)
-        except IntegrationsError as exc:  # the app is another by now, for example
+        except exceptions.IntegrationsError as exc:  # the app is another by now, for example
             count_failure(self.provider.name, "revoke", exc.code)
 
     def _use(self, row: Any, refreshed: Refreshed[Any]) -> Refreshed[Any]:
@@ -439,30 +405,30 @@ class TokenKeeper:
         try:
             with reading(self.provider):
                 self.provider.used(row, refreshed.token)
-        except IntegrationsError as exc:
+        except exceptions.IntegrationsError as exc:
             count_failure(self.provider.name, "use", exc.code)
             ours = self.home.q(refreshed_at=refreshed.values["refreshed_at"])
             with suppress(*DATABASE_AWAY):  # the token is stored, whatever happens now
                 _rows.note_limit(self.home, row.user_id, exc)
-                self.home.of(row.user_id).filter(ours).update(**self.home.columns(error=exc.code))
+                self.home.write(row.user_id, ours, error=exc.code)
             return replace(
-                refreshed, limit_reached=refreshed.limit_reached or isinstance(exc, RateLimited)
+                refreshed,
+                limit_reached=refreshed.limit_reached or isinstance(exc, exceptions.RateLimited),
             )
         return refreshed
 
-    def _unchanged(self, row: Any) -> dict[str, Any]:
-        """The condition that a row still has the secret that was read."""
+    def _unchanged(self, row: Any) -> Q:
+        """Whether a row still has the secret that was read."""
         guard = self.provider.guard(row)
-        return {self.home.column(guard): self.home.sealed(row, guard)}
+        return self.home.q(**{guard: self.home.sealed(row, guard)})
 
     def take_up(self) -> int:
         """Store the answers that wait in files; returns how many were there."""
         count = 0
         for answer in _spool.waiting(self.provider.name):
             try:
-                self._store_once(answer)
-            except IntegrationsError:  # disconnected meanwhile
-                pass
+                with suppress(exceptions.IntegrationsError):  # disconnected meanwhile
+                    self._store_once(answer)
             except DATABASE_AWAY:
                 raise
             except DatabaseError as exc:  # of this one; the others go on
@@ -478,7 +444,7 @@ class TokenKeeper:
         guard = self.provider.guard(row)
         try:
             return bool(self.home.get(current, guard) != self.home.get(row, guard))
-        except SecretUnreadable:
+        except exceptions.SecretUnreadable:
             # It is under a key that this process does not know yet. Replacing a secret clears the
             # lease; sealing it with a new key does not.
             return bool(self.home.get(current, "lease") not in (lease, WAITING))

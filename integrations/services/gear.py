@@ -9,31 +9,18 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError
 from django.db.models import Case, Count, F, Q, Value, When
 
-from .. import ending, providers
+from .. import ending, exceptions, providers
 from ..clock import later, over
-from ..exceptions import (
-    GearNotFound,
-    IntegrationsDatabaseError,
-    IntegrationsError,
-    InvalidProviderReply,
-    ProviderError,
-    ProviderUnavailable,
-    RateLimited,
-    ScopeMissing,
-    SyncInProgress,
-    TokenRejected,
-    UnknownProvider,
-)
-from ..gear import OTHER, GearItem, GearList
+from ..gear import OTHER, GearItem
 from ..links import FetchedGear, Provider
 from ..metrics import count_failure
 from ..models import Gear, LinkStatus
@@ -79,7 +66,7 @@ def sync_gear(user_id: Any, provider: Provider) -> GearCounts:
     row = keeper.linked_row(user_id)
     try:
         keeper.require_no_limit(row, reading=True)
-    except RateLimited as exc:
+    except exceptions.RateLimited as exc:
         # Without asking, because refused requests count, too.
         _note_failure(row, provider, exc, asked=False)
         raise
@@ -89,14 +76,17 @@ def sync_gear(user_id: Any, provider: Provider) -> GearCounts:
             row, token, database_errors(lambda used: keeper.obtain(user_id, replacing=used))
         )
         _note_account(row, provider, fetched)
-        _log_odd(row, provider, fetched.gear)
+        if odd := fetched.gear.odd:
+            event = {"event": f"{provider.name}.gear_odd", "user_id": user_id}
+            counted = ", ".join(f"{kind} {count}" for kind, count in sorted(odd.items()))
+            logger.warning("%s lists odd gear: %s", provider.name, counted, extra=event)
         counts = _apply(row, provider, fetched)
     except provider.dead as exc:  # no session at all, or one that the keeper has seen end
         keeper.declare_unusable(user_id, token)
         raise provider.relink_required(reason=exc) from exc
-    except (IntegrationsDatabaseError, provider.not_linked):
+    except (exceptions.IntegrationsDatabaseError, provider.not_linked):
         raise  # our fault, or disconnected meanwhile: not an error of the link
-    except IntegrationsError as exc:
+    except exceptions.IntegrationsError as exc:
         _rows.note_limit(provider.home, user_id, exc)
         _note_failure(row, provider, exc)
         raise
@@ -106,7 +96,7 @@ def sync_gear(user_id: Any, provider: Provider) -> GearCounts:
 
 def _require_gear(provider: Provider) -> None:
     if not provider.has_gear:
-        raise UnknownProvider
+        raise exceptions.UnknownProvider
 
 
 @of_provider
@@ -124,13 +114,12 @@ def request_gear_sync(user_id: Any, provider: Provider) -> str:
     if not home.is_readable(row):
         raise provider.relink_required
     if is_gear_missing(provider, row):
-        raise ScopeMissing
+        raise exceptions.ScopeMissing
     keeper.require_no_limit(row, reading=True)
     free = over(home.column("syncing_until"), SYNCING_FOR)
     # This clears the last error, so that a polling page notices if the same one comes again.
-    columns = home.columns(syncing_until=later(SYNCING_FOR), sync_error="")
-    if not home.of(user_id).filter(free).update(**columns):
-        raise SyncInProgress
+    if not home.write(user_id, free, syncing_until=later(SYNCING_FOR), sync_error=""):
+        raise exceptions.SyncInProgress
     error: str = home.get(row, "sync_error")
     return error
 
@@ -242,22 +231,18 @@ def _note_account(row: Any, provider: Provider, fetched: FetchedGear) -> None:
     """Note whose link it is, if the token endpoint did not say. Raises InvalidProviderReply if the
     gear is another account's."""
     home, found = provider.home, fetched.account.id
-    if not found:
-        return
-    known = home.get(row, "account_id")
-    if known is not None:
-        if str(known) != found:
-            raise InvalidProviderReply
-        return
-    # If another user has linked the account, too, it stays with that user.
-    with suppress(IntegrityError), _rows.atomic():
-        same = home.q(linked_at=home.get(row, "linked_at"), account_id=None)
-        home.rows().filter(same, pk=row.pk).update(**home.columns(account_id=found))
+    known = home.get(row, "account_id") if found else None
+    if known is not None and str(known) != found:
+        raise exceptions.InvalidProviderReply
+    if found and known is None:
+        # If another user has linked the account, too, it stays with that user.
+        with suppress(IntegrityError), _rows.atomic():
+            _update_same(row, provider, home.q(account_id=None), {"account_id": found})
 
 
 def _apply(row: Any, provider: Provider, fetched: FetchedGear) -> GearCounts:
     now = row.read_at
-    details = _Details(row, provider, fetched)
+    details = _Details(row, provider, fetched.details)
     known = {
         gear.provider_gear_id: gear
         for gear in Gear.objects.filter(user_id=row.user_id, provider=provider.name)
@@ -313,25 +298,20 @@ def _apply(row: Any, provider: Provider, fetched: FetchedGear) -> GearCounts:
     return counts
 
 
-def _log_odd(row: Any, provider: Provider, gear: GearList) -> None:
-    if gear.odd:
-        event = {"event": f"{provider.name}.gear_odd", "user_id": row.user_id}
-        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(gear.odd.items()))
-        logger.warning("%s lists odd gear: %s", provider.name, counts, extra=event)
-
-
 def _with_known(item: GearItem, gear: Gear | None) -> GearItem:
     """Fill missing values from the stored gear, or with the defaults of new gear."""
     unsaid = [name for name in _SAID if getattr(item, name) is None]
     return replace(item, **{n: getattr(gear or _NEW, n) for n in unsaid}) if unsaid else item
 
 
+@dataclass
 class _Details:
     """Brand and model of gear that is new or renamed, at one request for each piece."""
 
-    def __init__(self, row: Any, provider: Provider, fetched: FetchedGear) -> None:
-        self.row, self.provider, self.ask = row, provider, fetched.details
-        self.has_stopped = False
+    row: Any
+    provider: Provider
+    ask: Callable[[GearItem], GearItem]
+    has_stopped: bool = False
 
     def of(self, item: GearItem, gear: Gear | None) -> GearItem:
         if item.brand is not None:
@@ -346,10 +326,10 @@ class _Details:
             return stored
         try:
             return self.ask(item)
-        except GearNotFound:
+        except exceptions.GearNotFound:
             # If none exist, asking again costs a request.
             return stored if known else replace(item, brand="", model="")
-        except ProviderError as exc:
+        except exceptions.ProviderError as exc:
             # They are missing until the next sync, which asks again.
             event = {"event": f"{self.provider.name}.gear_details_missing"}
             logger.info("no details of gear: %s", exc.code, extra=event)
@@ -360,7 +340,7 @@ class _Details:
             return stored
 
 
-_STOPPING = (RateLimited, ProviderUnavailable, TokenRejected)
+_STOPPING = (exceptions.RateLimited, exceptions.ProviderUnavailable, exceptions.TokenRejected)
 
 
 def _note_success(row: Any, provider: Provider, fetched: FetchedGear, now: datetime) -> None:
@@ -382,15 +362,17 @@ def _update_same(row: Any, provider: Provider, condition: Q, values: dict[str, A
     """Write to a row, if its link is still the one that was read."""
     home = provider.home
     same = home.q(linked_at=home.get(row, "linked_at")) & condition
-    return bool(home.rows().filter(same, pk=row.pk).update(**home.columns(**values)))
+    return home.write(row.user_id, same & Q(pk=row.pk), **values)
 
 
-def _note_failure(row: Any, provider: Provider, exc: IntegrationsError, asked: bool = True) -> None:
+def _note_failure(
+    row: Any, provider: Provider, exc: exceptions.IntegrationsError, asked: bool = True
+) -> None:
     home = provider.home
     wait = min(BACKOFF * 2 ** min(home.get(row, "sync_failures"), 10), MAX_BACKOFF)
     wait *= random.uniform(0.75, 1)  # noqa: S311
     retry_after = timedelta(seconds=getattr(exc, "retry_after", None) or 0)
-    if isinstance(exc, RateLimited):
+    if isinstance(exc, exceptions.RateLimited):
         wait = retry_after  # the window ends for all at once, however many were refused
     values: dict[str, Any] = {"syncing_until": None}
     # An error of the link itself is noted only on the link: a second copy would remain after it is

@@ -88,12 +88,8 @@ def plant_fernet_canary(*, anew: bool = False) -> None:
 def _encrypted_models() -> Iterator[tuple[type[models.Model], list[str]]]:
     """Every model with encrypted fields, and their names."""
     for model in apps.get_models():
-        names = [
-            each.attname
-            for each in model._meta.concrete_fields
-            if isinstance(each, EncryptedTextField)
-        ]
-        if names:
+        fields = model._meta.concrete_fields
+        if names := [each.attname for each in fields if isinstance(each, EncryptedTextField)]:
             yield model, names
 
 

@@ -11,14 +11,8 @@ from typing import Any
 from django.db import IntegrityError
 from django.db.models import Case, F, Q, Value, When
 
-from ..exceptions import (
-    AthleteAlreadyLinked,
-    IntegrationsError,
-    IntegrationsNotFound,
-    InvalidState,
-    TokenRejected,
-)
-from ..links import Account, Home, Provider
+from .. import exceptions
+from ..links import Account, Provider
 from ..metrics import count_failure
 from ..models import Gear, LinkStatus
 from ..signals import account_linked, account_unlinked
@@ -54,9 +48,9 @@ def write_link(
     home = provider.home
     try:
         with _rows.atomic():  # a savepoint where a caller's transaction is open
-            replaced = _rows.lock_row(home, user_id)
+            replaced = _rows.get_row(home, user_id, lock=True)
             if exchanging and home.get(replaced, "exchanging_state") != exchanging:
-                raise InvalidState
+                raise exceptions.InvalidState
             columns = _rows.anew_columns(home) | home.columns(**values(replaced))
             if account is not None:
                 known = home.get(replaced, "account_id")
@@ -74,7 +68,7 @@ def write_link(
             event = Event.RELINKED if home.is_linked(replaced) else Event.LINKED
             trail.note(user_id, provider.name, event, actor=actor)
     except IntegrityError as exc:
-        raise AthleteAlreadyLinked from exc
+        raise exceptions.AthleteAlreadyLinked from exc
     _rows.send_after_commit(account_linked, user_id, provider.name)
     if row is not None:
         found = {name: value for name, value in replaced.__dict__.items() if name != "_state"}
@@ -106,7 +100,7 @@ def unlink(
             if update_where(home.model, where, _cleared(provider), is_so):
                 break
         else:
-            raise IntegrationsNotFound
+            raise exceptions.IntegrationsNotFound
         Gear.objects.filter(user_id=user_id, provider=provider.name).delete()
         if linked:
             trail.note(user_id, provider.name, Event.UNLINKED, code)
@@ -117,25 +111,17 @@ def unlink(
 @cache
 def _cleared(provider: Provider) -> dict[str, Any]:
     home = provider.home
-    columns = {home.column(name): _empty(field) for name, field in home.fields.items()}
+    kept = {"provider", "created_at"}
+    values: dict[str, Any] = {}
     if provider.limits_apps:
         # The site's app is limited as before, whoever has run into it.
-        columns |= _kept_limit(home)
-    for name in ("provider", "created_at"):
-        columns.pop(name, None)
-    return columns
-
-
-def _empty(field: Any) -> Any:
-    return field.get_default() if not field.null or field.has_default() else None
-
-
-def _kept_limit(home: Home) -> dict[str, Any]:
-    until = home.column("limited_until")
-    kept: Any = F(until)
-    if home.has("client_id"):
-        kept = Case(When(home.q(client_id=None), then=kept), default=Value(None))
-    return {until: kept, home.column("limited_reads"): F(home.column("limited_reads"))}
+        kept |= {"limited_until", "limited_reads"}
+        if home.has("client_id"):
+            until = F(home.column("limited_until"))
+            limit = Case(When(home.q(client_id=None), then=until), default=Value(None))
+            values["limited_until"] = limit
+    values |= {name: each.get_default() for name, each in home.fields.items() if name not in kept}
+    return home.columns(**values)
 
 
 @of_provider
@@ -154,13 +140,15 @@ def disconnect(user_id: Any, provider: Provider) -> bool:
     while True:
         try:
             row = _rows.get_row(home, user_id)
-        except IntegrationsNotFound:
+        except exceptions.IntegrationsNotFound:
             raise provider.not_linked from None
         guard = provider.guard(row)
         linked = home.is_linked(row) or home.has_secret(row, guard)
         if linked and provider.revokes:
-            with suppress(IntegrationsNotFound):  # deleted at this moment
-                _rows.require_writes(home, user_id)
+            # Before a provider is asked for what cannot be undone, the database has to show that it
+            # will take the outcome: it writes the row as it is, unless that is deleted just now.
+            with suppress(exceptions.IntegrationsNotFound):
+                _rows.update(home, user_id, user=user_id)
             revoked = revoke_row(provider, row)
         code = "not_revoked" if linked and provider.revokes and not revoked else ""
         # A refresh may have stored new tokens meanwhile, which have to be revoked, too. A later one
@@ -168,7 +156,7 @@ def disconnect(user_id: Any, provider: Provider) -> bool:
         sealed = home.sealed(row, guard)
         unchanged = {} if sealed is None else {home.column(guard): sealed}
         only_if = home.q(**{f"{guard}__isnull": sealed is None})
-        with suppress(IntegrationsNotFound), _rows.atomic():
+        with suppress(exceptions.IntegrationsNotFound), _rows.atomic():
             # First, in the same order as a sign-in that ends, or the two could deadlock.
             canceled |= provider.cancel(user_id)
             unlink(provider, user_id, code, only_if, **unchanged)
@@ -186,9 +174,12 @@ def revoke_row(provider: Provider, row: Any) -> bool:
     try:
         with reading(provider):
             provider.revoke(row)
-    except IntegrationsError as exc:
-        if _has_ended_before(provider, row, exc):
-            return True
+    except exceptions.IntegrationsError as exc:
+        # An access token may be refused for its age alone, unless it is all there is.
+        home = provider.home
+        is_all = home.has_ended(row) or not home.has_secret(row, "refresh_token")
+        if isinstance(exc, provider.dead) or (is_all and isinstance(exc, exceptions.TokenRejected)):
+            return True  # there is nothing left to revoke
         count_failure(provider.name, "revoke", exc.code)
         event = {"event": f"{provider.name}.not_revoked", "user_id": row.user_id}
         logger.warning("%s link not revoked: %s", provider.label, exc.code, extra=event)
@@ -209,13 +200,3 @@ def stands_elsewhere(provider: Provider, row: Any) -> bool:
         home.conditions[LinkStatus.LINKED], home.q(account_id=home.get(row, "account_id"))
     )
     return any(not provider.is_another_grant(row, each) for each in others.exclude(pk=row.pk))
-
-
-def _has_ended_before(provider: Provider, row: Any, exc: IntegrationsError) -> bool:
-    """Whether a refused revocation says that there is nothing left to revoke."""
-    if isinstance(exc, provider.dead):
-        return True
-    # An access token may be refused for its age alone, unless it is all there is.
-    home = provider.home
-    is_all = home.has_ended(row) or not home.has_secret(row, "refresh_token")
-    return isinstance(exc, TokenRejected) and is_all

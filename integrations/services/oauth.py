@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -12,24 +13,8 @@ from typing import Any
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from .. import providers
+from .. import exceptions, providers
 from ..clock import ahead, dated, later, over
-from ..exceptions import (
-    AccessDenied,
-    AthleteAlreadyLinked,
-    ClientRequired,
-    IntegrationsError,
-    IntegrationsNotFound,
-    InvalidClient,
-    InvalidGrant,
-    InvalidProviderReply,
-    InvalidState,
-    ProviderUnavailable,
-    RateLimited,
-    SecretUnreadable,
-    SiteClientRejected,
-    error_by_code,
-)
 from ..gear import clean_text
 from ..links import Account, Home, Provider
 from ..metrics import count_failure
@@ -46,10 +31,10 @@ CLIENT_ID = re.compile(r"[0-9]{1,20}")
 EXCHANGE_TAKES = timedelta(seconds=20)
 
 # RFC 6749, section 4.1.2.1
-_ERRORS: dict[str, type[IntegrationsError]] = {
-    "access_denied": AccessDenied,
-    "server_error": ProviderUnavailable,
-    "temporarily_unavailable": ProviderUnavailable,
+_ERRORS: dict[str, type[exceptions.IntegrationsError]] = {
+    "access_denied": exceptions.AccessDenied,
+    "server_error": exceptions.ProviderUnavailable,
+    "temporarily_unavailable": exceptions.ProviderUnavailable,
 }
 
 
@@ -92,7 +77,7 @@ def begin_authorization(
     home = provider.home
     given = bool(client_id)
     if given != bool(client_secret) or (given and not provider.own_apps):
-        raise ClientRequired
+        raise exceptions.ClientRequired
     if not given and not provider.own_apps:
         provider.site_client()  # before a row is made for nothing
     _rows.ensure_row(home, user_id)
@@ -106,11 +91,11 @@ def begin_authorization(
     else:
         try:
             own = provider.own_client(row)
-        except SecretUnreadable as exc:
-            raise ClientRequired from exc  # it has to be entered again
+        except exceptions.SecretUnreadable as exc:
+            raise exceptions.ClientRequired from exc  # it has to be entered again
         # It goes into a URL. Whoever can write to the table could have put a token in its place.
         if own is not None and not CLIENT_ID.fullmatch(own.client_id):
-            raise ClientRequired
+            raise exceptions.ClientRequired
         client = own or provider.site_client()
     _rows.update(home, user_id, **home.columns(**values))
     # An athlete who reconnects a working link wants to change its permissions.
@@ -140,48 +125,28 @@ def complete_authorization(
     AthleteAlreadyLinked, and the errors of OAuthClient.exchange_code.
     """
     try:
-        return _complete(user_id, oauth(provider), state, code, scope, error)
-    except IntegrationsError as exc:
+        provider, home = oauth(provider), provider.home
+        _rows.require_autocommit()
+        if not state and error:
+            # A denial without a state may be anybody's, so it changes nothing.
+            raise _ERRORS.get(error, exceptions.InvalidGrant)
+        try:
+            row = _spend_state(user_id, provider, state)
+        except exceptions.InvalidState:
+            return _spent_before(user_id, provider, state)
+        try:
+            if error or not code:
+                raise _ERRORS.get(error or "", exceptions.InvalidGrant)
+            return _exchange(user_id, provider, row, state, code, scope)
+        except BaseException as exc:
+            # No link was made. The error is kept for the redirect's second delivery.
+            kept = exc.code if isinstance(exc, exceptions.IntegrationsError) else ""
+            same = home.q(exchanging_state=_digest(state))
+            home.write(user_id, same, exchanging_until=None, exchanging_error=kept)
+            raise
+    except exceptions.IntegrationsError as exc:
         count_failure(provider.name, "authorize", exc.code)
         raise
-
-
-def _complete(
-    user_id: Any,
-    provider: OAuthProvider,
-    state: str,
-    code: str | None,
-    scope: str | None,
-    error: str | None,
-) -> Authorization:
-    _rows.require_autocommit()
-    if not state and error:
-        # A denial without a state may be anybody's, so it changes nothing.
-        raise _ERRORS.get(error, InvalidGrant)
-    try:
-        row = _spend_state(user_id, provider, state)
-    except InvalidState:
-        return _spent_before(user_id, provider, state)
-    try:
-        if error:
-            raise _ERRORS.get(error, InvalidGrant)
-        if not code:
-            raise InvalidGrant
-        return _exchange(user_id, provider, row, state, code, scope)
-    except IntegrationsError as exc:
-        _forget_exchange(user_id, provider, state, exc.code)
-        raise
-    except BaseException:
-        _forget_exchange(user_id, provider, state)
-        raise
-
-
-def _forget_exchange(user_id: Any, provider: Provider, state: str, code: str = "") -> None:
-    """End an exchange that made no link. Its error is kept for the redirect's second delivery."""
-    home = provider.home
-    home.of(user_id).filter(home.q(exchanging_state=_digest(state))).update(
-        **home.columns(exchanging_until=None, exchanging_error=code)
-    )
 
 
 def _exchange(
@@ -200,7 +165,7 @@ def _exchange(
     try:
         redirect_uri = home.get(row, "redirect_uri") if home.has("redirect_uri") else ""
         tokens = client.exchange_code(code, redirect_uri, state)
-    except RateLimited as exc:
+    except exceptions.RateLimited as exc:
         own = provider.own_client(row)
         if client.is_site if own is None else client.client_id == own.client_id:
             _rows.note_limit(home, user_id, exc)
@@ -209,9 +174,17 @@ def _exchange(
     granted = _granted(provider, tokens, scope)
     account: Account | None = None
     try:
-        account = _identify(provider, client, tokens)
-        if account is not None:
-            _require_free(provider, user_id, account)
+        with reading(provider):
+            said = provider.identify(client, tokens)
+        if said is not None:
+            # An empty id would be everybody's, and databases take neither a NUL nor half a
+            # surrogate pair.
+            if not (said.id.isprintable() and 0 < len(said.id) <= 255):
+                raise exceptions.InvalidProviderReply
+            account = said._replace(name=clean_text(said.name))
+            same = home.rows().filter(home.q(account_id=account.id))
+            if same.exclude(user_id=user_id).exists():
+                raise exceptions.AthleteAlreadyLinked
             with reading(provider):
                 account = provider.register(client, tokens, account, user_id)
         replaced = links.write_link(
@@ -230,31 +203,17 @@ def _exchange(
             account,
             exchanging=_digest(state),
         )
-    except IntegrationsError:
+    except exceptions.IntegrationsError:
         # Unless that would end a link that stands: with the same app, one account has one grant.
         if not _shares_grant(provider, client, account):
-            _revoke(provider, client, tokens, account, row)
+            try:
+                with reading(provider):
+                    provider.revoke_tokens(client, tokens, account, row.read_at)
+            except exceptions.IntegrationsError as exc:
+                count_failure(provider.name, "revoke", exc.code)
         raise
     _revoke_replaced(provider, replaced, client, account)
     return _authorization(provider, granted)
-
-
-def _identify(provider: OAuthProvider, client: OAuthClient, tokens: Tokens) -> Account | None:
-    """Whose tokens these are. Raises InvalidProviderReply if the id is none: an empty one would be
-    everybody's, and databases take neither a NUL nor half a surrogate pair."""
-    with reading(provider):
-        account = provider.identify(client, tokens)
-    if account is None:
-        return None
-    if not (account.id.isprintable() and 0 < len(account.id) <= 255):
-        raise InvalidProviderReply
-    return account._replace(name=clean_text(account.name))
-
-
-def _require_free(provider: Provider, user_id: Any, account: Account) -> None:
-    home = provider.home
-    if home.rows().filter(home.q(account_id=account.id)).exclude(user_id=user_id).exists():
-        raise AthleteAlreadyLinked
 
 
 def _granted(provider: OAuthProvider, tokens: Tokens, scope: str | None) -> list[str]:
@@ -293,21 +252,23 @@ def _spent_before(user_id: Any, provider: OAuthProvider, state: str) -> Authoriz
             known = home.scopes(row) if home.get(row, "scope") else provider.requested_scopes()
             return replace(_authorization(provider, known), repeated=True)
         if row is None or not constant_time_compare(home.get(row, "exchanging_state"), digest):
-            raise InvalidState
+            raise exceptions.InvalidState
         if home.get(row, "exchanging_error"):
             raise _error_again(provider, row)
         until = home.get(row, "exchanging_until")
         if until is None or until < row.read_at or time.monotonic() > give_up:
-            raise InvalidState
+            raise exceptions.InvalidState
         time.sleep(0.1)
 
 
-def _error_again(provider: Provider, row: Any) -> IntegrationsError:
+def _error_again(provider: Provider, row: Any) -> exceptions.IntegrationsError:
     """The error that the first delivery of a redirect was answered with."""
-    error = error_by_code(provider.home.get(row, "exchanging_error"), IntegrationsError)
-    if error is InvalidClient and not provider.home.has_secret(row, "client_id"):
-        return SiteClientRejected()
-    if issubclass(error, RateLimited):
+    error = exceptions.error_by_code(
+        provider.home.get(row, "exchanging_error"), exceptions.IntegrationsError
+    )
+    if error is exceptions.InvalidClient and not provider.home.has_secret(row, "client_id"):
+        return exceptions.SiteClientRejected()
+    if issubclass(error, exceptions.RateLimited):
         return error(retry_after=_limits.limited_for(provider, row) or None)
     return error()
 
@@ -321,11 +282,11 @@ def _spend_state(user_id: Any, provider: Provider, state: str) -> Any:
     home = provider.home
     try:
         row = _rows.get_row(home, user_id)
-    except IntegrationsNotFound:
-        raise InvalidState from None
+    except exceptions.IntegrationsNotFound:
+        raise exceptions.InvalidState from None
     stored = home.get(row, "state")
     if not state or not stored or not constant_time_compare(stored, state):
-        raise InvalidState
+        raise exceptions.InvalidState
     lifetime = timedelta(seconds=AUTHORIZATION_LIFETIME)
     waiting = ahead(home.column("state_expires_at"), lifetime) & home.q(state=stored)
     spent = {
@@ -334,10 +295,10 @@ def _spend_state(user_id: Any, provider: Provider, state: str) -> Any:
         "exchanging_until": later(EXCHANGE_TAKES),
         "exchanging_error": "",
     }
-    if not home.of(user_id).filter(waiting).update(**home.columns(**spent)):
+    if not home.write(user_id, waiting, **spent):
         # Too late, or spent by another callback a moment ago.
         _forget_abandoned(home, home.of(user_id))
-        raise InvalidState
+        raise exceptions.InvalidState
     return row
 
 
@@ -358,21 +319,6 @@ def _forget_abandoned(home: Home, rows: Any) -> int:
     return int(rows.filter(abandoned).update(**home.columns(**_rows.state_values(None))))
 
 
-def _revoke(
-    provider: OAuthProvider,
-    client: OAuthClient,
-    tokens: Tokens,
-    account: Account | None,
-    row: Any,
-) -> None:
-    """Revoke tokens that were answered for nothing, without raising an error."""
-    try:
-        with reading(provider):
-            provider.revoke_tokens(client, tokens, account, row.read_at)
-    except IntegrationsError as exc:
-        count_failure(provider.name, "revoke", exc.code)
-
-
 def _revoke_replaced(
     provider: OAuthProvider, row: Any, client: OAuthClient, account: Account | None
 ) -> None:
@@ -384,14 +330,11 @@ def _revoke_replaced(
     home = provider.home
     if not home.has_secret(row, provider.guard(row)):
         return
-    try:
-        same_app = provider.client_for(row).client_id == client.client_id
-    except IntegrationsError:
-        return
     former = home.get(row, "account_id")
     is_another = former is not None and account is not None and str(former) != account.id
-    if not same_app or is_another:
-        links.revoke_row(provider, row)
+    with suppress(exceptions.IntegrationsError):
+        if provider.client_for(row).client_id != client.client_id or is_another:
+            links.revoke_row(provider, row)
 
 
 def _shares_grant(provider: OAuthProvider, client: OAuthClient, account: Account | None) -> bool:
@@ -406,6 +349,6 @@ def _shares_grant(provider: OAuthProvider, client: OAuthClient, account: Account
     for other in linked.filter(home.q(account_id=account.id)):
         try:
             return bool(provider.client_for(other).client_id == client.client_id)
-        except IntegrationsError:
+        except exceptions.IntegrationsError:
             return True  # unknown: that link is worth more than an unused token
     return False

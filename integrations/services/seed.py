@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import IntegrityError, router
 from django.utils import timezone
 
-from .. import providers
-from ..exceptions import (
-    IntegrationsAlreadyExist,
-    IntegrationsNotFound,
-    InvalidSession,
-)
-from ..links import Provider
+from .. import exceptions, providers
 from ..models import UsersIntegrations
 from ..models.integrations import GARMINCONNECT, STRAVA
 from ..schemas import UsersIntegrationsUpdate
@@ -77,8 +71,8 @@ def create_user_integrations(user_id: int) -> UsersIntegrations:
             key = insert(UsersIntegrations, given | written)
     except IntegrityError as exc:
         if UsersIntegrations.objects.filter(user_id=user_id).exists():
-            raise IntegrationsAlreadyExist from exc
-        raise IntegrationsNotFound from exc
+            raise exceptions.IntegrationsAlreadyExist from exc
+        raise exceptions.IntegrationsNotFound from exc
     alias = router.db_for_write(UsersIntegrations)
     row: UsersIntegrations = made(UsersIntegrations, alias, defaults | given | {"id": key})
     return row
@@ -106,13 +100,21 @@ def edit_user_integrations(
     """
     columns = user_integrations.model_dump(exclude_unset=True)
     changed = [name for name, named in _TOKENS.items() if columns.keys() & named]
-    columns = _with_columns(columns)
+    if "strava_state" in columns:
+        columns |= STRAVA.columns(**_rows.state_values(columns["strava_state"]))
+    for name, home in _HOMES.items():
+        if (switch := home.column("sync_gear")) in columns:
+            columns |= _rows.sync_columns(home, columns[switch])
+        if name in changed:
+            columns |= _rows.anew_columns(home)
+    if "strava_refresh_token" in columns:
+        columns["strava_site_client_id"] = ""  # the host does not say which app this one is of
     if not changed:
         if columns:
             _rows.update(STRAVA, user_id, **columns)
         return get_user_integrations_by_user_id(user_id)
     with _rows.atomic():
-        before = _rows.lock_row(STRAVA, user_id)
+        before = _rows.get_row(STRAVA, user_id, lock=True)
         if "garminconnect_oauth2" in columns:
             session = _provider("garminconnect").session_values(
                 columns["garminconnect_oauth2"], before.read_at
@@ -127,21 +129,6 @@ def edit_user_integrations(
                 signal = account_linked if linked else account_unlinked
                 _rows.send_after_commit(signal, user_id, name)
     return row
-
-
-def _with_columns(columns: dict[str, Any]) -> dict[str, Any]:
-    """A partial update by the seed's fields, with the columns that have to change with them."""
-    if "strava_state" in columns:
-        columns |= STRAVA.columns(**_rows.state_values(columns["strava_state"]))
-    for home in _HOMES.values():
-        if (switch := home.column("sync_gear")) in columns:
-            columns |= _rows.sync_columns(home, columns[switch])
-    for name, home in _HOMES.items():
-        if columns.keys() & _TOKENS[name]:
-            columns |= _rows.anew_columns(home)
-    if "strava_refresh_token" in columns:
-        columns["strava_site_client_id"] = ""  # the host does not say which app this one is of
-    return columns
 
 
 # --- Strava -------------------------------------------------------------------------------------
@@ -289,7 +276,7 @@ def get_garminconnect_client(user_id: int) -> Garmin:
             found: Garmin = garmin.open(
                 session, database_errors(lambda used: keeper.obtain(user_id, replacing=used))
             )
-        except InvalidSession as exc:
+        except exceptions.InvalidSession as exc:
             keeper.declare_unusable(user_id, session)
             raise garmin.relink_required(reason=exc) from exc
     return found
@@ -315,5 +302,4 @@ def sync_garminconnect_gear(user_id: int) -> GearCounts:
 
 
 def _provider(name: str) -> Any:
-    provider: Provider = providers.get(name)
-    return provider
+    return providers.get(name)

@@ -125,14 +125,13 @@ def link_error(provider: Provider, row: Any) -> str:
     """
     home = provider.home
     code: str = home.get(row, "error")
-    if home.is_linked(row) and not home.has_ended(row):
-        if not home.is_readable(row):
-            return SecretUnreadable.code
-        if code == SecretUnreadable.code:
-            return ""
-    if home.is_linked(row) and home.has_ended(row):
+    if not home.is_linked(row):
+        return code
+    if home.has_ended(row):
         return code or RelinkRequired.code
-    return code
+    if not home.is_readable(row):
+        return SecretUnreadable.code
+    return "" if code == SecretUnreadable.code else code
 
 
 def link_message(provider: Provider, row: Any) -> str:

@@ -16,9 +16,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections, router
 from django.db.models import Case, Q, Value, When
@@ -58,12 +58,11 @@ class SweepCounts:
     refreshed: int = 0
     failed: int = 0
     skipped: int = 0
-    attempted: bool = field(default=False, repr=False)
-    is_over: bool = field(default=True, repr=False)
+    attempted: bool = False
+    is_over: bool = True
 
     def as_dict(self) -> dict[str, int]:
-        counts = asdict(self)
-        return {name: counts[name] for name in ("due", "refreshed", "failed", "skipped")}
+        return {name: getattr(self, name) for name in ("due", "refreshed", "failed", "skipped")}
 
 
 @database_errors
@@ -87,10 +86,13 @@ def sweep_tokens(
     """
     require_autocommit()
     swept = [providers.get(name) for name in names or providers.known()]
-    swept = [provider for provider in swept if provider.is_swept]
     time_is_up_at = time.monotonic() + lasts
     with ending.holding():
-        sweeps = [_Sweep(provider, timedelta(seconds=within), workers) for provider in swept]
+        sweeps = [
+            _Sweep(provider, timedelta(seconds=within), workers)
+            for provider in swept
+            if provider.is_swept
+        ]
         for number, sweep in enumerate(sweeps):
             left = time_is_up_at - time.monotonic()
             share = max(left / (len(sweeps) - number), min(lasts, LEAST))
@@ -100,26 +102,17 @@ def sweep_tokens(
 
 def _sum(sweeps: list[_Sweep]) -> SweepCounts:
     counts = [sweep.counts for sweep in sweeps]
-    return SweepCounts(
-        due=sum(each.due for each in counts),
-        refreshed=sum(each.refreshed for each in counts),
-        failed=sum(each.failed for each in counts),
-        skipped=sum(each.skipped for each in counts),
-        attempted=any(each.attempted for each in counts),
-        is_over=all(each.is_over for each in counts),
-    )
+    totals: Any = {n: sum(each.as_dict()[n] for each in counts) for n in SweepCounts().as_dict()}
+    attempted = any(each.attempted for each in counts)
+    return SweepCounts(**totals, attempted=attempted, is_over=all(each.is_over for each in counts))
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A row whose lease is ours, and since when (by time.monotonic)."""
 
     row: Any
     lease: Lease
     since: float
-
-    def is_old(self) -> bool:
-        return time.monotonic() - self.since > CLAIM_LASTS
 
 
 class _Sweep:
@@ -142,7 +135,12 @@ class _Sweep:
     def run(self, progress: Callable[[], object], time_is_up_at: float) -> None:
         self.progress, self.time_is_up_at = progress, time_is_up_at
         run_parallel(self.claimed(), self.refresh, self.workers)
-        self.finish()
+        counts = self.counts
+        if self.database_errors and counts.refreshed + counts.failed == len(self.database_errors):
+            raise self.database_errors[0]  # apparently not because of one row
+        # Rows that a limit held back, that another sweep has done, or that there was no time for.
+        counts.skipped = max(counts.skipped, counts.due - counts.refreshed - counts.failed)
+        counts.attempted |= not self.site_limited and counts.skipped > 0
 
     def _end_those_that_ran_out(self) -> None:
         """End the links whose token has run out, and which nothing can renew."""
@@ -204,7 +202,7 @@ class _Sweep:
             due.filter(pk__in=ids).update(
                 **home.columns(
                     lease=Case(When(released, then=Value(lease.id)), default=Value(doubtful.id)),
-                    lease_until=later(timedelta(seconds=self.provider.lease)),
+                    lease_until=self.keeper.lease_end(),
                 )
             )
             claims = home.q(lease__in=[lease.id, doubtful.id])
@@ -218,7 +216,7 @@ class _Sweep:
         return ending.told() or self.database_is_away or not self.counts.is_over
 
     def refresh(self, claim: Claim) -> None:
-        row, lease = claim.row, claim.lease
+        row, lease, _ = claim
         outcome = Counter[str]()
         asked = True
         try:
@@ -264,17 +262,11 @@ class _Sweep:
         first: a thread may get none, where a server or a role allows only so many.
         """
         stored = getattr(self.thread, "stored", None)
-        if stored and time.monotonic() - stored < TRUSTED_FOR and not claim.is_old():
+        now = time.monotonic()
+        if stored and now - stored < TRUSTED_FOR and now - claim.since <= CLAIM_LASTS:
             return True
-        return self.keeper.renew_lease(claim.row, claim.lease)
-
-    def finish(self) -> None:
-        counts = self.counts
-        if self.database_errors and counts.refreshed + counts.failed == len(self.database_errors):
-            raise self.database_errors[0]  # apparently not because of one row
-        # Rows that a limit held back, that another sweep has done, or that there was no time for.
-        counts.skipped = max(counts.skipped, counts.due - counts.refreshed - counts.failed)
-        counts.attempted |= not self.site_limited and counts.skipped > 0
+        until = self.keeper.lease_end()
+        return self.keeper.write_leased(claim.row, claim.lease, lease_until=until)
 
     def _is_reachable(self) -> bool:
         """Whether the database answers on this thread's connection."""

@@ -12,22 +12,7 @@ from django.utils.translation import ngettext
 
 from .. import providers
 from ..clock import read_at
-from ..exceptions import (
-    ApplicationInactive,
-    AthleteLimitReached,
-    ConsentRequired,
-    IntegrationsError,
-    InvalidClient,
-    InvalidProviderReply,
-    ProviderUnavailable,
-    RateLimited,
-    RelinkRequired,
-    ScopeMissing,
-    SecretUnreadable,
-    SiteClientChanged,
-    SubscriptionRefused,
-    TokenRejected,
-)
+from ..exceptions import IntegrationsError, RateLimited, ScopeMissing, SubscriptionRefused
 from ..links import Provider
 from ..models import LinkEvent
 from . import _limits
@@ -38,25 +23,25 @@ _TRY_AGAIN = _("Press “Sync now” to try again.")
 # What a stored error means for the athlete. The error came up in the background, so these differ
 # from the words of the exceptions, which answer the press of a button.
 _PLAIN: dict[str, Any] = {
-    RelinkRequired.code: _(
+    "relink_required": _(
         "%(provider)s no longer accepts this connection. You may have removed this site’s access "
         "at %(provider)s. Reconnect to go on."
     ),
-    AthleteLimitReached.code: _(
+    "athlete_limit": _(
         "This %(provider)s app has as many athletes as %(provider)s allows. Your connection is "
         "kept. Whoever owns the app can ask %(provider)s for more."
     ),
-    SecretUnreadable.code: _("We can no longer read your stored connection. Please reconnect."),
-    SiteClientChanged.code: _("This site now uses another %(provider)s app. Reconnect to go on."),
-    ScopeMissing.code: ScopeMissing.default_message,
-    ConsentRequired.code: _(
+    "secret_unreadable": _("We can no longer read your stored connection. Please reconnect."),
+    "client_changed": _("This site now uses another %(provider)s app. Reconnect to go on."),
+    "scope_missing": ScopeMissing.default_message,
+    "consent_required": _(
         "%(provider)s wants you to accept its terms. Your connection is kept. Sign in to your "
         "%(provider)s account and accept what it asks there."
     ),
 }
 # Words for the athlete's own app, and for the site's.
 _APP: dict[str, tuple[Any, Any]] = {
-    InvalidClient.code: (
+    "invalid_client": (
         _(
             "%(provider)s no longer accepts your %(provider)s app. Check its Client ID and Client "
             "Secret at %(provider)s, and reconnect with the right ones."
@@ -66,7 +51,7 @@ _APP: dict[str, tuple[Any, Any]] = {
             "connection is kept. Whoever runs this site has to fix it."
         ),
     ),
-    ApplicationInactive.code: (
+    "application_inactive": (
         _(
             "Your %(provider)s app is inactive. %(provider)s wants its owner to have a "
             "subscription and to reactivate the app in %(provider)s’s API settings. Your "
@@ -79,10 +64,10 @@ _APP: dict[str, tuple[Any, Any]] = {
     ),
 }
 _TRANSIENT: dict[str, Any] = {
-    ProviderUnavailable.code: _("%(provider)s could not be reached the last time."),
-    InvalidProviderReply.code: _("%(provider)s sent an answer that we could not use."),
-    TokenRejected.code: _("%(provider)s did not let us in the last time."),
-    RateLimited.code: RateLimited.default_message,
+    "provider_unavailable": _("%(provider)s could not be reached the last time."),
+    "invalid_provider_reply": _("%(provider)s sent an answer that we could not use."),
+    "token_rejected": _("%(provider)s did not let us in the last time."),
+    "rate_limited": RateLimited.default_message,
 }
 _OTHER = _("Something did not work at %(provider)s the last time.")
 _NOT_LET_IN = _("%(provider)s did not let us in")
@@ -101,7 +86,7 @@ def health_message(provider: Provider, row: Any, code: str, *, retried: bool = T
         return str(words) % name
     message = str(words or _TRANSIENT.get(code, _OTHER)) % name
     seconds = 0
-    if code == RateLimited.code:
+    if code == "rate_limited":
         # It may be another athlete who ran into the limit of an app that they share.
         home = provider.home
         due_at = home.get(row, "sync_due_at") if home.has("sync_due_at") else None
@@ -174,7 +159,7 @@ def staff_message(error: IntegrationsError) -> str:
     words = str(_STAFF.get(error.code, error.code.replace("_", " ")))
     words %= {"provider": error.provider or _("provider’s")}
     seconds = getattr(error, "retry_after", None)
-    if error.code != RateLimited.code or not seconds:
+    if error.code != "rate_limited" or not seconds:
         return words
     minutes = -(-seconds // 60)
     when = ngettext("again in %(minutes)d minute", "again in %(minutes)d minutes", minutes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from integrations.models import LinkStatus
+from integrations.models.integrations import STRAVA
 from integrations.sandbox.strava import OTHER_CLIENT_ID, OTHER_CLIENT_SECRET
 
 from ..conftest import row_of
@@ -102,7 +103,7 @@ def test_unchecking_a_permission(alice, strava, site, page, assert_accessible):
     arrive(page)
 
     assert page.get_by_text("gear will not sync").first.is_visible()
-    assert row_of(alice).strava_scopes == ["read"]
+    assert STRAVA.scopes(row_of(alice)) == ["read"]
     assert_accessible()
 
 
