@@ -39,10 +39,11 @@ def main() -> int:
     python("coverage", "erase")
     # Two of them may run at a time for the same reason; whoever has no more takes from the other.
     others = ("--ignore=tests/browser", "--ignore=tests/wheel")  # `make dist` has the wheel
-    rest = (*others, "--numprocesses=2", "--dist=worksteal")
+    two = ("--numprocesses=2", "--dist=worksteal")
+    rest = (*others, *two)
     sqlite, postgresql = databases["SQLite"], databases.get("PostgreSQL")
-    firefox = Run("Firefox", sqlite, ("tests/browser", "-k", "firefox"))
-    chromium = Run("Chromium", postgresql or sqlite, ("tests/browser", "-k", "not firefox"))
+    firefox = Run("Firefox", sqlite, ("tests/browser", *two, "-k", "firefox"))
+    chromium = Run("Chromium", postgresql or sqlite, ("tests/browser", *two, "-k", "not firefox"))
     lanes = [[Run("Tests on SQLite", sqlite, rest), firefox], [chromium]]
     if postgresql:
         lanes[1].insert(0, Run("Tests on PostgreSQL", postgresql, (*rest, "-m", "database")))
