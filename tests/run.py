@@ -42,7 +42,7 @@ def main() -> int:
     two = ("--numprocesses=2", "--dist=worksteal")
     rest = (*others, *two)
     sqlite, postgresql = databases["SQLite"], databases.get("PostgreSQL")
-    firefox = Run("Firefox", sqlite, ("tests/browser", *two, "-k", "firefox"))
+    firefox = Run("Firefox", sqlite, ("tests/browser", "-k", "firefox"))
     chromium = Run("Chromium", postgresql or sqlite, ("tests/browser", *two, "-k", "not firefox"))
     lanes = [[Run("Tests on SQLite", sqlite, rest), firefox], [chromium]]
     if postgresql:
